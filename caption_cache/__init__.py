@@ -1,0 +1,1 @@
+"""Captions the images of a data set once, and keeps what was said."""

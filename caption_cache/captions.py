@@ -1,0 +1,143 @@
+"""What the cache says of the images that the entities have now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from caption_cache.errors import InputError
+from caption_cache.fingerprints import Fingerprints, recall, take_fingerprints
+from caption_cache.images import find_images, has_images, read_entities
+from caption_cache.source import Source
+from caption_cache.store import Store
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The texts of one source."""
+
+    source: Source
+    """Who wrote them, asked what; `Source.id` names it in a protocol."""
+    texts: dict[str, str]
+    """By entity id; an entity without a text is not there."""
+
+
+def read_captions(dataset: Path, source: str | None = None, separator: str = " ") -> Captions:
+    """Read what one source says of the entities' images.
+
+    Args:
+        dataset: The data-set folder. When its images have been taken away, all captions count;
+            otherwise those of the images that are there, by content.
+        source: A captioner, a model, or the eight digits that end `Source.label`. None will do
+            while the cache holds texts of one source.
+        separator: Stands between the texts of an entity's images, each text taken once.
+
+    Raises:
+        InputError: There are no captions, or ``source`` fits none or several.
+    """
+    rows = current_rows(dataset)
+    rows = rows.filter(pc.and_(pc.equal(rows["scope"], "entity"), pc.equal(rows["status"], "ok")))
+    if rows.num_rows == 0:
+        raise InputError(f"{dataset} has no captions of its images; run 'caption-cache build "
+                         f"{dataset}' first.")
+    chosen = _choose(sources(rows), source, dataset)
+    rows = of_source(rows, chosen)
+    texts: dict[str, dict[str, None]] = {}
+    for entity, text in zip(rows["entity"].to_pylist(), rows["text"].to_pylist(), strict=True):
+        texts.setdefault(entity, {})[text] = None
+    return Captions(chosen, {entity: separator.join(said) for entity, said in texts.items()})
+
+
+def current_rows(dataset: Path) -> pa.Table:
+    """Read the rows of the store whose images the entities still have, by content.
+
+    Returns:
+        A table of `store.SCHEMA`, in the order of the entities and of their images (of the paths
+        alone when the data set has come without its images).
+
+    Raises:
+        InputError: The data set is malformed, or a part cannot be read.
+    """
+    rows = Store(dataset).read()
+    if not has_images(dataset):
+        return rows.take(pc.sort_indices(pc.list_element(rows["images"], 0)))
+    place = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
+    return rows.take(np.argsort(place, kind="stable")[np.count_nonzero(place < 0):])
+
+
+def find_places(
+    dataset: Path, rows: pa.Table, remembered: Fingerprints, *, show_progress: bool
+) -> npt.NDArray[np.int64]:
+    """Find the images of rows among those that the entities have, by content.
+
+    Args:
+        dataset: The data-set folder.
+        rows: A table of `store.SCHEMA`.
+        remembered: As in `take_fingerprints`.
+        show_progress: As in `take_fingerprints`.
+
+    Returns:
+        ``int64 [rows]``: the position of the row's first image in the list of all images, or -1
+        when the entity does not have all of the row's images any more.
+
+    Raises:
+        InputError: The data set is malformed or has no images.
+    """
+    images = find_images(dataset, read_entities(dataset))
+    paths = sorted({image.path for image in images})
+    fingerprints = take_fingerprints(dataset, paths, remembered, show_progress=show_progress)
+    if rows.num_rows == 0:
+        return np.empty(0, np.int64)
+    hashes = rows["image_hashes"].combine_chunks()
+    entity = rows["entity"].combine_chunks().take(pc.list_parent_indices(hashes))
+    found = pc.index_in(
+        pc.binary_join_element_wise(entity, pc.list_flatten(hashes), "\n"),
+        value_set=pa.array([f"{image.entity}\n{fingerprints[image.path].hash}"
+                            for image in images], pa.string()))
+    first = np.cumsum(np.r_[0, pc.list_value_length(hashes).to_numpy()[:-1]])
+    place = found.fill_null(-1).to_numpy().astype(np.int64)
+    return np.minimum.reduceat(place, first)
+
+
+def still_shown(dataset: Path, rows: pa.Table) -> pa.Array:
+    """Whether the entities still have the images of each row, as booleans.
+
+    Every image is read, whatever is remembered of it.
+
+    Raises:
+        InputError: The data set is malformed or has no images.
+    """
+    return pa.array(find_places(dataset, rows, {}, show_progress=True) >= 0)
+
+
+def sources(rows: pa.Table) -> list[Source]:
+    """The sources of ``rows``, sorted by label."""
+    columns = list(Source.COLUMNS)
+    found = rows.group_by(columns).aggregate([]).to_pylist()
+    return sorted((Source.from_columns(row) for row in found), key=lambda source: source.label)
+
+
+def of_source(rows: pa.Table, source: Source) -> pa.Table:
+    """The rows of one source."""
+    for name, value in source.columns.items():
+        column = rows[name]
+        rows = rows.filter(pc.is_null(column) if value is None else pc.equal(column, value))
+    return rows
+
+
+def _choose(known: Sequence[Source], name: str | None, dataset: Path) -> Source:
+    fitting = [source for source in known if name is None or name in (
+        source.identity.captioner, source.identity.model, source.id[:8])]
+    if len(fitting) == 1:
+        return fitting[0]
+    choices = "; ".join(source.label for source in fitting or known)
+    if not fitting:
+        raise InputError(f"{dataset} has no captions by {name!r}; there are: {choices}.")
+    raise InputError(f"{dataset} has captions by several sources; name one by the digits in "
+                     f"brackets: {choices}.")

@@ -1,0 +1,177 @@
+"""The command line ``caption-cache``.
+
+Every command imports what it needs by itself, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caption_cache.command_line import Answer, Parser, run
+from caption_cache.errors import InputError
+
+if TYPE_CHECKING:
+    from caption_cache.build import Report
+
+_SHOWN = 5
+"""So many failures are printed one by one."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code."""
+    return run(_parser(), arguments)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="caption-cache", description=(
+        "Captions the images of a data set once, and keeps what was said. Exit codes: 0 done, "
+        "1 the check found something, 2 bad input."))
+    build = parser.add_command("build", _build, "caption every image not captioned before")
+    _dataset(build)
+    build.add_argument("--captioner", default="palette", help="the engine that writes the texts")
+    build.add_argument("--scope", choices=["entity"], default="entity",
+                       help="what the texts are about")
+    build.add_argument("--limit", type=_count, metavar="N", help="write at most N texts now")
+    build.add_argument("--dry-run", action="store_true", help="only count what there is to do")
+    show = parser.add_command("show", _show, "print what the cache says of one entity")
+    _dataset(show)
+    show.add_argument("entity", help="the id of the entity")
+    stats = parser.add_command("stats", _stats, "print coverage, lengths, failures and times")
+    _dataset(stats)
+    verify = parser.add_command("verify", _verify, (
+        "check that every part can be read, every key is right, every image is still the same"))
+    _dataset(verify)
+    compact = parser.add_command("compact", _compact, "write all captions into few files")
+    _dataset(compact)
+    compact.add_argument("--prune", action="store_true",
+                         help="drop the captions of images that changed or are gone")
+    export = parser.add_command("export", _export, "write the captions to a table")
+    _dataset(export)
+    export.add_argument("--out", type=Path, default=Path("captions.tsv"),
+                        help="the table: entity, text; tab-separated")
+    export.add_argument("--source", help="whose texts: a captioner, a model or the digits in "
+                                         "brackets that 'stats' prints")
+    return parser
+
+
+def _dataset(parser: Parser) -> None:
+    parser.add_argument("dataset", type=Path, help="the folder with entities.tsv and images")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _build(options: Namespace) -> Answer | None:
+    from caption_cache import build
+    from caption_cache.build.processes import Processes
+    from caption_cache.captioners import load_captioner
+
+    captioner = load_captioner(options.captioner)
+    if options.dry_run:
+        plan = build.preview(options.dataset, captioner)
+        answer = Answer(asdict(plan), (
+            f"{_items(plan.items)}: {plan.done} done, {plan.to_caption} texts to write, "
+            f"{plan.at_once} without the captioner. Nothing was written."))
+    else:
+        report = build.build(options.dataset, captioner, limit=options.limit)
+        answer = Answer(asdict(report), _report_text(report), int(bool(report.failures)))
+    # One process answers for all; a code of 1 from another would make the launcher kill it.
+    return answer if Processes.from_environment().rank == 0 else None
+
+
+def _report_text(report: Report) -> str:
+    done = (f"{report.captioned} captioned now ({report.seconds:.1f} s)" if report.captioned
+            else "nothing to caption" if not report.left else "nothing captioned")
+    lines = [f"{_items(report.items)}: {done}, {report.done_before} done before"
+             + f", {report.reused} equal to others" * bool(report.reused)
+             + f", {len(report.failures)} failed" * bool(report.failures)
+             + f", {report.left} left: run the command again" * bool(report.left) + "."]
+    lines += [f"  {failure.image}: {failure.reason}: {failure.mend}"
+              for failure in report.failures[:_SHOWN]]
+    if len(report.failures) > _SHOWN:
+        lines.append(f"  … and {len(report.failures) - _SHOWN} more; --json lists all")
+    return "\n".join(lines)
+
+
+def _items(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _show(options: Namespace) -> Answer:
+    import difflib
+
+    from caption_cache.captions import current_rows
+    from caption_cache.images import read_entities
+    from caption_cache.source import Source
+
+    ids = read_entities(options.dataset).columns["id"]
+    if options.entity not in ids:
+        near = ", ".join(difflib.get_close_matches(options.entity, ids))
+        raise InputError(f"{options.entity!r} is no id of {options.dataset / 'entities.tsv'}"
+                         + (f"; did you mean {near}?" if near else "; give one that is."))
+    rows = current_rows(options.dataset)
+    found = [row for row in rows.to_pylist() if row["entity"] == options.entity]
+    lines = [f"{' '.join(row['images'])}, {Source.from_columns(row).label}: "
+             + (row["text"] if row["status"] == "ok" else f"{row['status']}, {row['reason']}")
+             for row in found]
+    return Answer(found, "\n".join(lines) or f"Nothing is said of {options.entity}.")
+
+
+def _stats(options: Namespace) -> Answer:
+    from caption_cache.stats import stats
+
+    found = stats(options.dataset)
+    lines = [f"{found.entities} entities, {found.entities_with_images} with images; "
+             f"{_items(found.images)}; {found.outdated} outdated captions"]
+    for source in found.sources:
+        lines.append(f"{source.label}: {source.entities} entities captioned; {source.ok} ok, "
+                     f"{source.rejected} rejected, {source.failed} failed; "
+                     f"{source.distinct_texts} different texts; {source.seconds:.1f} s")
+        if source.characters:
+            lines.append("  characters: shortest {}, median {}, longest {}".format(
+                *source.characters))
+        lines += [f"  {reason}: {count}" for reason, count in source.reasons.items()]
+    return Answer(asdict(found), "\n".join(lines))
+
+
+def _verify(options: Namespace) -> Answer:
+    from caption_cache.verify import verify
+
+    rows, findings = verify(options.dataset)
+    lines = [f"{finding.where}: {finding.problem}" for finding in findings]
+    lines.append(f"{rows} captions checked, {len(findings)} problems found.")
+    return Answer({"rows": rows, "findings": [asdict(finding) for finding in findings]},
+                  "\n".join(lines), int(bool(findings)))
+
+
+def _compact(options: Namespace) -> Answer:
+    from caption_cache.captions import still_shown
+    from caption_cache.store import Store
+
+    wanted = partial(still_shown, options.dataset) if options.prune else None
+    before, after = Store(options.dataset).compact(wanted)
+    return Answer({"rows_before": before, "rows": after},
+                  f"{after} captions kept, {before - after} dropped.")
+
+
+def _export(options: Namespace) -> Answer:
+    from caption_cache.captions import read_captions
+    from caption_cache.export import export_table
+
+    captions = read_captions(options.dataset, options.source)
+    export_table(captions, options.out)
+    return Answer({"file": str(options.out), "entities": len(captions.texts)},
+                  f"{len(captions.texts)} entities written to {options.out}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

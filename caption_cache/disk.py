@@ -1,0 +1,81 @@
+"""Writing so that a killed process never leaves half a file, and two never collide."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from caption_cache.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside ``path`` to write to, and rename it over ``path`` on success.
+
+    The file is flushed to the disk before the rename, so after a power cut ``path`` holds
+    either the old content or the new, never a part. When the body raises, what was written
+    aside is removed and ``path`` stays as it was.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two processes that write the same target apart.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    try:
+        yield aside
+        if aside.is_file():
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            shutil.rmtree(path)
+        aside.replace(path)
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, exclusive: bool, wait: bool) -> Iterator[Callable[[], None]]:
+    """Hold a lock, shared or exclusive; it ends with the process, however that ends.
+
+    Args:
+        path: The file that stands for the lock; it is made when absent, and stays.
+        exclusive: Whether nobody else may hold it, not even shared.
+        wait: Whether to wait, with a notice, while another process is in the way.
+
+    Yields:
+        A function that makes an exclusive lock a shared one.
+
+    Raises:
+        BlockingIOError: Another process is in the way, and ``wait`` is false.
+        OSError: The file cannot be made or opened.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            _log.warning("Another process is at work in %s; waiting until it ends.", path.parent)
+            fcntl.flock(handle, kind)
+        yield lambda: fcntl.flock(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """The sentence for a file that could not be written, to be raised."""
+    return InputError(f"{path} cannot be written ({error.strerror or error}); make room or check "
+                      "the permissions, then run the command again.")

@@ -1,0 +1,9 @@
+"""The error a user can mend: both packages raise it, both command lines print it."""
+
+
+class InputError(Exception):
+    """Input that cannot be used, said in one sentence.
+
+    The sentence names the file, the line or the key, and the mend. Command lines print it
+    without a traceback and end with exit code 2.
+    """
