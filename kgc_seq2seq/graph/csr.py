@@ -1,0 +1,68 @@
+"""Groups of rows in flat arrays: what a dict of lists is at a size that fits in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Csr:
+    """Rows grouped by a 64-bit key, in compressed sparse row form."""
+
+    keys: Longs
+    """Distinct keys, ascending, int64 [G]."""
+    offsets: Longs
+    """Group ``g`` is ``values[offsets[g]:offsets[g + 1]]``, int64 [G + 1]."""
+    values: Ints
+    """All rows, group after group, int32 [M] or [M, C]."""
+
+    @classmethod
+    def group(cls, keys: Longs, values: Ints) -> Csr:
+        """Group ``values`` [M, …] by ``keys`` [M]; within a group the order is kept."""
+        order = np.argsort(keys, kind="stable")
+        distinct, starts = np.unique(keys[order], return_index=True)
+        return cls(distinct, np.append(starts, len(keys)).astype(np.int64), values[order])
+
+    def __getitem__(self, key: int) -> Ints:
+        """The rows of one key; empty for a key that has none."""
+        start, length = self.spans(np.asarray([key], np.int64))
+        return self.values[start[0] : start[0] + length[0]]
+
+    def spans(self, keys: Longs) -> tuple[Longs, Longs]:
+        """Where the groups of ``keys`` [B] lie in ``values``: starts and lengths, int64 [B]."""
+        if not len(self.keys):
+            return np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        group = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        found = self.keys[group] == keys
+        return self.offsets[group], np.where(found, self.sizes[group], 0)
+
+    def rows(self, keys: Longs) -> tuple[Longs, Ints]:
+        """All rows of many keys.
+
+        Args:
+            keys: int64 [B].
+
+        Returns:
+            Which of ``keys`` each row answers (int64 [K], ascending) and the rows (int32 [K, …]).
+        """
+        owner, index = expand_spans(*self.spans(keys))
+        return owner, self.values[index]
+
+    @cached_property
+    def sizes(self) -> Longs:
+        """Rows in each group, int64 [G]."""
+        return np.diff(self.offsets)
+
+
+def expand_spans(starts: Longs, lengths: Longs) -> tuple[Longs, Longs]:
+    """Spell out spans: for each element of each span, the span's number and the element's index."""
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    first = np.cumsum(lengths) - lengths
+    return owner, np.arange(len(owner)) - first[owner] + starts[owner]

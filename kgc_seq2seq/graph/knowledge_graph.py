@@ -1,0 +1,131 @@
+"""The graph itself: entities, relations, three splits, and fast look-ups over them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from kgc_seq2seq.graph.csr import Csr, Ints, Longs
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgeGraph:
+    """Entities, relations and triples (head, relation, tail).
+
+    A head query ``(?, r, t)`` is the tail query ``(t, r + R, ?)`` of the inverse relation:
+    relations are numbered ``0 … 2R - 1`` wherever a query is meant.
+    """
+
+    name: str
+    """Name of the data set."""
+    entity_ids: tuple[str, ...]
+    """Identifier of each entity, as in ``entities.tsv``."""
+    entity_names: tuple[str, ...]
+    """What each entity is called; distinct."""
+    entity_descriptions: tuple[str, ...]
+    """A sentence on each entity, or an empty string."""
+    relation_ids: tuple[str, ...]
+    """Identifier of each of the R relations, as in ``relations.tsv``."""
+    relation_names: tuple[str, ...]
+    """What each of the 2R relations is called: the R relations, then their inverses."""
+    train: Ints
+    """int32 [n, 3]: head, relation, tail."""
+    valid: Ints
+    """int32 [n, 3]."""
+    test: Ints
+    """int32 [n, 3]."""
+
+    @property
+    def num_entities(self) -> int:
+        """N, the number of entities."""
+        return len(self.entity_ids)
+
+    @property
+    def num_relations(self) -> int:
+        """R, the number of relations; inverses not counted."""
+        return len(self.relation_ids)
+
+    def split(self, name: str) -> Ints:
+        """The triples of ``"train"``, ``"valid"`` or ``"test"``, int32 [n, 3]."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+    @cached_property
+    def symmetric(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which relations read the same both ways (their inverse has the same name), bool [R]."""
+        names, count = self.relation_names, self.num_relations
+        return np.array([names[r] == names[r + count] for r in range(count)], bool)
+
+    def inverse(self, relations: Ints) -> Ints:
+        """The inverse of each relation: ``r`` ↔ ``r + R``."""
+        return np.where(relations < self.num_relations, relations + self.num_relations,
+                        relations - self.num_relations).astype(np.int32)
+
+    def queries(self, triples: Ints) -> Ints:
+        """Both queries of every triple.
+
+        Returns:
+            int32 [2n, 3] with columns query entity, relation in ``0 … 2R - 1``, answer: first
+            all tail queries in the order of ``triples``, then all head queries.
+        """
+        head, relation, tail = triples.T
+        backward = np.stack([tail, relation + self.num_relations, head], axis=1)
+        return np.concatenate([triples, backward]).astype(np.int32)
+
+    def query_keys(self, entities: Ints, relations: Ints) -> Longs:
+        """One int64 for each (entity, relation in ``0 … 2R - 1``): the key of `known_answers`."""
+        return entities.astype(np.int64) * (2 * self.num_relations) + relations
+
+    @cached_property
+    def known_answers(self) -> Csr:
+        """Answers of every query over all splits, keyed by `query_keys`; the filtered setting's."""
+        facts = np.unique(self.queries(np.concatenate([self.train, self.valid, self.test])), axis=0)
+        return Csr.group(self.query_keys(facts[:, 0], facts[:, 1]), facts[:, 2].copy())
+
+    def fold(self, queries: Ints) -> Ints:
+        """Turn the inverse of a symmetric relation into the relation: they read the same.
+
+        Args:
+            queries: int32 [n, 2 or more]; column 1 holds relations in ``0 … 2R - 1``.
+        """
+        relation = queries[:, 1]
+        plain = relation % self.num_relations
+        folded = queries.copy()
+        folded[:, 1] = np.where(self.symmetric[plain], plain, relation)
+        return folded
+
+    @cached_property
+    def training_queries(self) -> Ints:
+        """Distinct queries of the train split, folded, with one answer each, int32 [m, 3]."""
+        return np.unique(self.fold(self.queries(self.train)), axis=0)
+
+    @cached_property
+    def neighbours(self) -> Csr:
+        """What train says of each entity: rows (relation in ``0 … 2R - 1``, neighbour)."""
+        facts = self.training_queries
+        return Csr.group(facts[:, 0].astype(np.int64), facts[:, 1:].copy())
+
+    @cached_property
+    def train_degree(self) -> Longs:
+        """Number of train triples each entity takes part in, int64 [N]."""
+        ends = self.train[:, [0, 2]].ravel()
+        return np.bincount(ends, minlength=self.num_entities)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, names and triples: equal graphs, equal fingerprints."""
+        digest = hashlib.sha256()
+        columns: Sequence[Sequence[str]] = (self.entity_ids, self.entity_names, self.relation_ids,
+                                            self.relation_names)
+        for column in columns:
+            digest.update("\n".join(column).encode())
+            digest.update(b"\0")
+        for split in SPLITS:
+            digest.update(np.ascontiguousarray(self.split(split), "<i4").tobytes())
+            digest.update(b"\0")
+        return digest.hexdigest()

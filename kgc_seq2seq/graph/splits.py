@@ -1,0 +1,52 @@
+"""Carving train, valid and test out of one set of triples."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kgc_seq2seq.graph.csr import Ints
+
+
+def carve(
+    triples: Ints, valid: float, test: float, seed: int
+) -> tuple[Ints, Ints, Ints]:
+    """Split triples at random so that nothing leaks and nothing is unseen.
+
+    Triples that link the same two entities by the same relation, in either order, stay in one
+    split: a symmetric fact and its mirror are never apart. Every entity and every relation keeps
+    at least one train triple.
+
+    Args:
+        triples: Distinct triples, int32 [n, 3].
+        valid: Share of the triples wanted in valid.
+        test: Share of the triples wanted in test.
+        seed: Same seed, same splits.
+
+    Returns:
+        train, valid and test, each int32 [·, 3] in the order of ``triples``. Valid and test are
+        smaller than wanted where coverage does not allow more.
+    """
+    head, relation, tail = triples.T
+    pairs = np.stack([relation, np.minimum(head, tail), np.maximum(head, tail)], axis=1)
+    _, unit = np.unique(pairs, axis=0, return_inverse=True)
+    count = int(unit.max()) + 1
+    priority = np.random.default_rng(seed).permutation(count)[unit]
+    # The first unit, in random order, of every entity and of every relation stays in train.
+    reserved = np.zeros(count, bool)
+    for column in (np.concatenate([head, tail]), relation):
+        ranks = np.resize(priority, len(column))
+        order = np.argsort(ranks, kind="stable")
+        _, first = np.unique(column[order], return_index=True)
+        reserved[np.resize(unit, len(column))[order[first]]] = True
+    # The others are dealt out in random order until each split has its share.
+    free = np.flatnonzero(~reserved)
+    sizes = np.bincount(unit, minlength=count)
+    rank = np.empty(count, np.int64)
+    rank[unit] = priority
+    free = free[np.argsort(rank[free])]
+    dealt = np.cumsum(sizes[free])
+    split = np.zeros(count, np.int8)
+    split[free[dealt <= (valid + test) * len(triples)]] = 1
+    split[free[dealt <= test * len(triples)]] = 2
+    train, valid_, test_ = (triples[split[unit] == part] for part in range(3))
+    return train, valid_, test_
