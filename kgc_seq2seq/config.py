@@ -1,0 +1,125 @@
+"""The configuration of a run: typed, read from YAML and the command line, checked once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import jsonargparse
+import yaml
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.text.tokenizer import TokenizerConfig
+from kgc_seq2seq.text.verbalizer import InputConfig
+from kgc_seq2seq.training.loop import TrainingConfig
+from kgc_seq2seq.training.model import ModelConfig
+from kgc_seq2seq.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run of the generator."""
+
+    dataset: str
+    """Folder of the data set, or ``nations`` for the graph that comes with this package."""
+    out: str
+    """Folder of the run; a stopped run goes on there."""
+    caption_source: str | None = None
+    """Whose captions are read, where the cache holds several: a captioner, a model, or the digits
+    in brackets that ``caption-cache stats`` prints."""
+    seed: int = 0
+    """Of weights, batches, dropout and the choice of facts."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The tokenizer."""
+    input: InputConfig = field(default_factory=InputConfig)
+    """What the model reads."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimiser."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The training loop."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As nested JSON values."""
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Write it as YAML, in the order of the fields."""
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
+
+    @classmethod
+    def load(cls, path: Path) -> RunConfig:
+        """Read a YAML file.
+
+        Raises:
+            InputError: The file is missing or malformed, or a key or a value is not allowed.
+        """
+        return parse_config(config_parser("kgc", ""), ["--config", str(path)])[0]
+
+
+def config_parser(program: str, description: str) -> jsonargparse.ArgumentParser:
+    """A parser of ``--config FILE`` and of one option for every key, which overrides the file."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog=program, description=description,
+                                         exit_on_error=False)
+    parser.add_argument("--config", action="config", metavar="FILE",
+                        help="a YAML file with the keys below, nested at the dots")
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def parse_config(
+    parser: jsonargparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[RunConfig, jsonargparse.Namespace]:
+    """Parse a command line of `config_parser`, to which options may have been added.
+
+    Returns:
+        The configuration, and everything that was parsed.
+
+    Raises:
+        InputError: A file, a key or a value is not allowed.
+    """
+    for before, path in pairwise(arguments):
+        if before == "--config":
+            _check_file(Path(path))
+    try:
+        options = parser.parse_args(list(arguments))
+        made = parser.instantiate(options)
+        return RunConfig(**{entry.name: made[entry.name] for entry in fields(RunConfig)}), options
+    except jsonargparse.ArgumentError as error:
+        what = " ".join(str(error).split())
+        raise InputError(f"{what.rstrip('.')}; see '{parser.prog} --help'.") from None
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that is no YAML or has unknown keys, with a better sentence than a parser's."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a YAML file with the "
+                         "configuration of a run.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        why = getattr(error, "problem", None) or "it is not UTF-8"
+        raise InputError(f"{path}{where}: not valid YAML ({why}); mend it there.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no keys; write at least 'dataset: …' and 'out: …'.")
+    _check_keys(path, content, RunConfig, "")
+
+
+def _check_keys(path: Path, content: Mapping[str, Any], kind: type, prefix: str) -> None:
+    known = get_type_hints(kind)
+    for key, value in content.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            raise InputError(f"{path}: there is no key '{prefix}{key}'"
+                             + (f"; did you mean '{prefix}{near[0]}'?" if near else
+                                f"; the keys there are {', '.join(known)}."))
+        if is_dataclass(known[key]) and isinstance(value, dict):
+            _check_keys(path, value, known[key], f"{prefix}{key}.")

@@ -1,0 +1,1 @@
+"""How good is it? Ranks, metrics, the protocol they were made under, and a report."""

@@ -1,0 +1,196 @@
+"""Trains the generator: ``python -m kgc_seq2seq.train --config FILE``, or by accelerate launch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from caption_cache.build import build
+from caption_cache.captioners import load_captioner
+from caption_cache.command_line import Answer, answering
+from caption_cache.disk import cannot_write, replacing
+from caption_cache.errors import InputError
+from kgc_seq2seq.completer import load_captions
+from kgc_seq2seq.config import RunConfig, config_parser, parse_config
+from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
+from kgc_seq2seq.decoding.trie import EntityTrie
+from kgc_seq2seq.evaluation.ranking import rank_triples
+from kgc_seq2seq.evaluation.ranks import metrics
+from kgc_seq2seq.evaluation.results import protocol, read_result, summarize, write_result
+from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.nations import write_nations
+from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
+from kgc_seq2seq.text.verbalizer import Verbalizer
+from kgc_seq2seq.training.loop import train
+from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
+
+NATIONS = "nations"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code."""
+    return answering("kgc_seq2seq.train", lambda: _command(
+        sys.argv[1:] if arguments is None else arguments))
+
+
+def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
+    parser = config_parser("python -m kgc_seq2seq.train", (
+        "Train a generator, validate it, and evaluate its best state once on test. A stopped run "
+        "goes on where it was. Exit codes: 0 done, 2 bad input, 3 stopped by a signal."))
+    parser.add_argument("--restart", action="store_true",
+                        help="forget what the run folder holds of an earlier training")
+    parser.add_argument("--json", action="store_true",
+                        help="print the result on test as one JSON document")
+    config, options = parse_config(parser, arguments)
+    return run_training(config, restart=options.restart), options.json
+
+
+def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
+    """Train by ``config``, or go on; then evaluate the best model on valid and on test.
+
+    Args:
+        config: The configuration.
+        restart: Whether to forget an earlier training in the run folder.
+
+    Returns:
+        The result on test, or how to go on after a signal (code 3); None on all processes but
+        the first.
+
+    Raises:
+        InputError: The data set, the configuration or an earlier run does not fit.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    accelerator = Accelerator(mixed_precision=config.training.mixed_precision)
+    main_process = accelerator.is_main_process
+    run = Path(config.out)
+    if main_process:
+        _open_run(run, restart=restart)
+    dataset = _dataset(config, run, accelerator)
+    graph = read_graph(dataset)
+    captions = load_captions(dataset, config)
+
+    with accelerator.main_process_first():
+        tokenizer = _tokenizer(config, run, lambda: graph_texts(graph, captions))
+        verbalizer = Verbalizer(graph, captions, tokenizer, config.input, config.seed)
+        trie = EntityTrie.build(*verbalizer.names())
+        # Where the run moves, a data set beside it may move with it.
+        stored = replace(config, out=".", dataset=os.path.relpath(dataset, run))
+        if main_process:
+            _write_run(run, stored, tokenizer, trie)
+    model = make_model(config.model, tokenizer, config.seed).to(accelerator.device)
+    search = ExactSearch(TreeDecoder(model), trie)
+    queries = graph.training_queries
+
+    def make_batch(examples: Any, epoch: int) -> dict[str, torch.Tensor]:
+        chosen = queries[examples]
+        inputs = torch.from_numpy(verbalizer.inputs(chosen, epoch))
+        return {"input_ids": inputs, "attention_mask": (inputs != verbalizer.pad).long(),
+                "labels": torch.from_numpy(verbalizer.targets(chosen[:, 2]))}
+
+    def validate() -> float:
+        ranks = rank_triples(search, verbalizer, graph.valid, accelerator)
+        return float(metrics(ranks)["mrr"])
+
+    start = time.perf_counter()
+    progress = train(
+        model, verbalizer.input_lengths(queries), make_batch, validate, accelerator,
+        config.training, config.optimizer, run=run, seed=config.seed, identity=stored.as_dict())
+    seconds = time.perf_counter() - start
+    if progress.step < config.training.steps:
+        return Answer(
+            {"stopped_after_step": progress.step},
+            f"Stopped after step {progress.step} of {config.training.steps}; the same command "
+            "goes on from there.", code=3) if main_process else None
+
+    accelerator.wait_for_everyone()
+    best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
+    facts = {
+        "kind": "generator", "seed": config.seed, "selected_on": "filtered MRR on valid",
+        "steps": progress.step, "best_step": progress.best_step,
+        "parameters": count_parameters(model), "training_seconds": round(seconds, 1),
+        "captions": bool(captions), "neighbours": config.input.neighbours,
+        "processes": accelerator.num_processes, "device": str(accelerator.device),
+    }
+    for split in ("valid", "test"):
+        path = run / "results" / f"{split}.json"
+        if split == "test" and path.exists():
+            continue  # test is looked at once
+        triples = graph.split(split)
+        ranks = rank_triples(best, verbalizer, triples, accelerator)
+        if main_process:
+            write_result(path, {**summarize(graph, triples, ranks),
+                                "protocol": protocol(graph, split, **facts)})
+    if not main_process:
+        return None
+    result = read_result(run / "results" / "test.json")
+    both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
+    return Answer(result, f"Test: filtered MRR {both:.4f} (tail {tail:.4f}, head {head:.4f}), "
+                          f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {run}.")
+
+
+def _dataset(config: RunConfig, run: Path, accelerator: Accelerator) -> Path:
+    """The folder of the data set; the nations graph is written and captioned first."""
+    if config.dataset != NATIONS or Path(NATIONS).is_dir():
+        return Path(config.dataset)
+    dataset = run / "dataset"
+    if accelerator.is_main_process:
+        write_nations(dataset)
+    accelerator.wait_for_everyone()
+    if config.input.captions:
+        build(dataset, load_captioner("palette"))
+    return dataset
+
+
+def _open_run(run: Path, *, restart: bool) -> None:
+    """Make the run folder, or empty it of an earlier training."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if restart:
+            for name in ("checkpoints", "model", "results", "tensorboard", "tokenizer"):
+                shutil.rmtree(run / name, ignore_errors=True)
+            (run / "metrics.jsonl").unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(run, error) from None
+
+
+def _tokenizer(config: RunConfig, run: Path, texts: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of an earlier start of this run, or a new one."""
+    if (run / "tokenizer").is_dir():
+        return load_tokenizer(run / "tokenizer")
+    if config.model.pretrained is not None:
+        return load_tokenizer(config.model.pretrained)
+    return train_tokenizer(texts(), config.tokenizer)
+
+
+def _write_run(
+    run: Path, config: RunConfig, tokenizer: PreTrainedTokenizerBase, trie: EntityTrie
+) -> None:
+    """Write what a run needs beside its model."""
+    earlier = run / "config.yaml"
+    if (run / "checkpoints").is_dir() and earlier.is_file():
+        return  # the checkpoints know whether the configurations agree
+    if (run / "model").is_dir():
+        raise InputError(f"{run} holds a model but no checkpoints to go on from; choose another "
+                         "--out, or --restart.")
+    with replacing(run / "tokenizer") as aside:
+        tokenizer.save_pretrained(aside)
+    trie.save(run / "trie.safetensors")
+    with replacing(earlier) as aside:
+        config.save(aside)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What a training run says of itself: a progress bar, a JSON-lines file, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+class TrainingLog:
+    """Writes the numbers of a run; the bar goes to standard error."""
+
+    def __init__(self, run: Path, steps: int, start: int) -> None:
+        """Open the logs of a run.
+
+        Args:
+            run: The run folder.
+            steps: Steps of the whole run.
+            start: Steps already done; what an earlier process noted beyond them is dropped.
+        """
+        path = run / "metrics.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
+        path.write_text("".join(kept))
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
+        self._bar = Progress(
+            TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TextColumn("loss {task.fields[loss]:.3f}, {task.fields[speed]:,.0f} tokens/s"),
+            TimeRemainingColumn(), console=Console(stderr=True))
+        self._task = self._bar.add_task("", total=steps, completed=start, loss=0.0, speed=0.0)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._bar.stop()
+        self._file.close()
+        self._board.close()
+
+    def step(self, step: int, loss: float, speed: float) -> None:
+        """Move the bar: loss a target token, and input and target tokens a second."""
+        self._bar.update(self._task, completed=step, loss=loss, speed=speed)
+
+    def note(self, step: int, **numbers: float) -> None:
+        """Write numbers that belong to ``step`` to the file and to TensorBoard."""
+        self._file.write(json.dumps({"step": step, "time": time.time(), **numbers}) + "\n")
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(text, highlight=False)
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """What `TrainingLog.note` wrote, in the order of the steps."""
+    return [json.loads(line) for line in _lines(run / "metrics.jsonl")]
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    # A killed process may have left half a line at the end.
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

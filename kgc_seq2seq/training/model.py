@@ -1,0 +1,132 @@
+"""Where the weights come from: made from scratch, or loaded from a folder or a hub."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from caption_cache.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The T5 that is trained."""
+
+    init: Literal["scratch", "pretrained"] = "scratch"
+    """Whether weights and tokenizer are made for this graph, or come from ``pretrained``."""
+    pretrained: str | None = None
+    """A folder or a hub name, such as ``google/flan-t5-base``; only with init: pretrained."""
+    d_model: int = 96
+    """Width; this and what follows only with init: scratch."""
+    d_ff: int = 192
+    """Width inside the feed-forward layers (gated GELU)."""
+    num_heads: int = 4
+    """Attention heads; d_model must be a multiple."""
+    num_layers: int = 1
+    """Layers of the encoder."""
+    num_decoder_layers: int = 1
+    """Layers of the decoder."""
+    dropout: float = 0.0
+    """Dropout rate."""
+    initializer_factor: float = 0.3
+    """Scale of the random weights; T5's own 1.0 learns small graphs by heart before it learns
+    what they have in common."""
+
+    def __post_init__(self) -> None:
+        if (self.init == "pretrained") != (self.pretrained is not None):
+            raise InputError("model.pretrained names a folder or a hub model exactly when "
+                             "model.init is 'pretrained'; give both or neither.")
+        for key in ("d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"):
+            if getattr(self, key) < 1:
+                raise InputError(f"model.{key} is {getattr(self, key)}; give 1 or more.")
+        if self.d_model % self.num_heads:
+            raise InputError(f"model.d_model ({self.d_model}) is no multiple of model.num_heads "
+                             f"({self.num_heads}); change one of them.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout is {self.dropout}; give a number from 0 to below 1.")
+
+
+def make_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> T5ForConditionalGeneration:
+    """A model whose vocabulary is that of ``tokenizer``.
+
+    Args:
+        config: What to make or load.
+        tokenizer: From the same source; tokens added to it get new rows in the embedding.
+        seed: Of all random weights.
+
+    Raises:
+        InputError: The pretrained model cannot be loaded or is no T5.
+    """
+    torch.manual_seed(seed)
+    if config.init == "scratch":
+        return T5ForConditionalGeneration(T5Config(
+            vocab_size=len(tokenizer), d_model=config.d_model, d_ff=config.d_ff,
+            d_kv=config.d_model // config.num_heads, num_heads=config.num_heads,
+            num_layers=config.num_layers, num_decoder_layers=config.num_decoder_layers,
+            dropout_rate=config.dropout, initializer_factor=config.initializer_factor,
+            feed_forward_proj="gated-gelu",  # T5 starts decoding with the padding token
+            decoder_start_token_id=tokenizer.pad_token_id,  # type: ignore[call-arg]
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        ))
+    assert config.pretrained is not None  # ModelConfig has seen to it
+    model = load_model(config.pretrained)
+    if len(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return model
+
+
+def load_model(source: str | Path) -> T5ForConditionalGeneration:
+    """Load a T5 in float32 from a folder or a hub.
+
+    Raises:
+        InputError: It cannot be loaded, is no T5, or its embeddings have come apart.
+    """
+    try:
+        model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(f"No model can be loaded from {source} ({_first_line(error)}); give the "
+                         "folder or the hub name of a T5.") from None
+    if not isinstance(model, T5ForConditionalGeneration):
+        raise InputError(f"{source} is a {type(model).__name__}; a T5 is needed.")
+    # Some versions of transformers took the encoder's embedding from lm_head, and wrote garbage.
+    if not (model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
+            is model.shared.weight):
+        raise InputError(f"After loading {source}, encoder and decoder do not share their "
+                         "embedding; update transformers.")
+    return model
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or a hub.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(f"No tokenizer can be loaded from {source} ({_first_line(error)}); give "
+                         "the folder or the hub name of a T5.") from None
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of weights, tied ones counted once."""
+    return sum(math.prod(parameter.shape) for parameter in model.parameters())
