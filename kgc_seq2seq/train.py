@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from caption_cache.build import build
 from caption_cache.captioners import load_captioner
@@ -26,9 +25,10 @@ from kgc_seq2seq.config import RunConfig, config_parser, parse_config
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
+from kgc_seq2seq.evaluate import evaluate_split
 from kgc_seq2seq.evaluation.ranking import rank_triples
 from kgc_seq2seq.evaluation.ranks import metrics
-from kgc_seq2seq.evaluation.results import protocol, read_result, summarize, write_result
+from kgc_seq2seq.evaluation.results import read_result, write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
@@ -71,9 +71,9 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     Raises:
         InputError: The data set, the configuration or an earlier run does not fit.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    accelerator = Accelerator(mixed_precision=config.training.mixed_precision)
+    # Said outright, or processes on CPUs would each wait for a GPU of their own.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(),
+                              mixed_precision=config.training.mixed_precision)
     main_process = accelerator.is_main_process
     run = Path(config.out)
     if main_process:
@@ -115,24 +115,19 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
             f"Stopped after step {progress.step} of {config.training.steps}; the same command "
             "goes on from there.", code=3) if main_process else None
 
+    if main_process:
+        write_result(run / "training.json", {
+            "system": "generator", "seed": config.seed, "selected_on": "filtered MRR on valid",
+            "steps": progress.step, "best_step": progress.best_step,
+            "parameters": count_parameters(model), "training_seconds": round(seconds, 1),
+            "processes": accelerator.num_processes, "device": str(accelerator.device),
+            "neighbours": config.input.neighbours, "captions": bool(captions),
+        })
     accelerator.wait_for_everyone()
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
-    facts = {
-        "kind": "generator", "seed": config.seed, "selected_on": "filtered MRR on valid",
-        "steps": progress.step, "best_step": progress.best_step,
-        "parameters": count_parameters(model), "training_seconds": round(seconds, 1),
-        "captions": bool(captions), "neighbours": config.input.neighbours,
-        "processes": accelerator.num_processes, "device": str(accelerator.device),
-    }
     for split in ("valid", "test"):
-        path = run / "results" / f"{split}.json"
-        if split == "test" and path.exists():
-            continue  # test is looked at once
-        triples = graph.split(split)
-        ranks = rank_triples(best, verbalizer, triples, accelerator)
-        if main_process:
-            write_result(path, {**summarize(graph, triples, ranks),
-                                "protocol": protocol(graph, split, **facts)})
+        if not (run / "results" / f"{split}.json").exists():  # test is looked at once
+            evaluate_split(run, split, best, verbalizer, accelerator)
     if not main_process:
         return None
     result = read_result(run / "results" / "test.json")

@@ -34,9 +34,9 @@ IGNORED = -100
 class TrainingConfig:
     """How long and in what steps the model is trained."""
 
-    steps: int = 8000
+    steps: int = 6000
     """Number of optimiser steps."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Queries in a step, all processes together."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over the vocabulary."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +17,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.utils import logging
 
 from caption_cache.errors import InputError
 
@@ -95,7 +98,8 @@ def load_model(source: str | Path) -> T5ForConditionalGeneration:
         InputError: It cannot be loaded, is no T5, or its embeddings have come apart.
     """
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
+        with _quiet():
+            model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(f"No model can be loaded from {source} ({_first_line(error)}); give the "
                          "folder or the hub name of a T5.") from None
@@ -121,6 +125,18 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         raise InputError(f"No tokenizer can be loaded from {source} ({_first_line(error)}); give "
                          "the folder or the hub name of a T5.") from None
     return tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing a bar for every load."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

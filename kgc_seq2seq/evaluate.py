@@ -1,0 +1,59 @@
+"""Evaluates a generator on a split, and writes the result with its protocol."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.completer import Completer
+from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.evaluation.ranking import rank_triples
+from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
+from kgc_seq2seq.text.verbalizer import Verbalizer
+
+
+def evaluate_run(run: Path, split: str) -> dict[str, Any]:
+    """Rank every fact of a split with the best model of a run, and write ``results/SPLIT.json``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: It is no run folder, or its training has not ended.
+    """
+    if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
+        raise InputError(f"The training of {run} has not ended; start it again to go on.")
+    completer = Completer.from_pretrained(run)
+    return evaluate_split(run, split, completer.search, completer.verbalizer,
+                          Accelerator(cpu=not torch.accelerator.is_available()))
+
+
+def evaluate_split(
+    run: Path, split: str, search: ExactSearch, verbalizer: Verbalizer, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Rank every fact of a split, and write ``results/SPLIT.json`` into the run folder.
+
+    Args:
+        run: The run folder, with the ``training.json`` that training wrote; its entries become
+            part of the protocol.
+        split: ``valid`` or ``test``.
+        search: The run's best model and trie.
+        verbalizer: The run's.
+        accelerator: Knows the processes; all must call this.
+
+    Returns:
+        What was written.
+    """
+    graph = verbalizer.graph
+    triples = graph.split(split)
+    ranks = rank_triples(search, verbalizer, triples, accelerator)
+    facts = json.loads((run / "training.json").read_text("utf-8"))
+    result = {**summarize(graph, triples, ranks), "protocol": protocol(graph, split, **facts)}
+    if accelerator.is_main_process:
+        write_result(run / "results" / f"{split}.json", result)
+    return result

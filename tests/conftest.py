@@ -1,0 +1,94 @@
+"""What many tests share: small graphs, and one run trained through the real path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def random_graph(seed: int, entities: int = 12, relations: int = 3, facts: int = 40
+                 ) -> KnowledgeGraph:
+    """A graph with random facts; its last relation is symmetric."""
+    random = np.random.default_rng(seed)
+    rows = np.unique(np.stack([random.integers(0, entities, facts),
+                               random.integers(0, relations, facts),
+                               random.integers(0, entities, facts)], axis=1), axis=0)
+    rows = random.permutation(rows).astype(np.int32)
+    cut = max(1, len(rows) // 6)
+    names = [f"relation {r}" for r in range(relations)]
+    inverse = [*(f"inverse {r}" for r in range(relations - 1)), names[-1]]
+    return KnowledgeGraph(
+        name="random", entity_ids=tuple(f"e{i}" for i in range(entities)),
+        entity_names=tuple(f"name {chr(97 + i % 26)} {i}" for i in range(entities)),
+        entity_descriptions=("",) * entities, relation_ids=tuple(f"r{r}" for r in range(relations)),
+        relation_names=(*names, *inverse),
+        train=rows[2 * cut:], valid=rows[:cut], test=rows[cut: 2 * cut])
+
+
+TINY = {
+    "entities.tsv": "id\tname\n" + "".join(f"e{i}\tthing {w}\n" for i, w in enumerate(
+        ["apple", "pear", "plum", "fruit", "carrot", "leek", "vegetable", "red", "green"])),
+    "relations.tsv": "id\tname\tinverse_name\nkind\tkind\tkind of\ncolour\tcolour\tcolour of\n"
+                     "beside\tbeside\tbeside\n",
+    "train.tsv": "head\trelation\ttail\n" + "".join(f"{h}\t{r}\t{t}\n" for h, r, t in [
+        ("e0", "kind", "e3"), ("e1", "kind", "e3"), ("e4", "kind", "e6"), ("e5", "kind", "e6"),
+        ("e0", "colour", "e7"), ("e1", "colour", "e8"), ("e2", "colour", "e7"),
+        ("e5", "colour", "e8"), ("e0", "beside", "e1"), ("e1", "beside", "e0")]),
+    "valid.tsv": "head\trelation\ttail\ne2\tkind\te3\n",
+    "test.tsv": "head\trelation\ttail\ne4\tcolour\te7\n",
+}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A data-set folder of nine entities, without images."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name, text in TINY.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nations graph as a data-set folder, flags captioned; tests must not change it."""
+    from caption_cache.build import build
+    from caption_cache.captioners import load_captioner
+    from kgc_seq2seq.graph.nations import write_nations
+
+    folder = tmp_path_factory.mktemp("data") / "nations"
+    write_nations(folder)
+    build(folder, load_captioner("palette"), show_progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, nations: Path) -> Path:
+    """A run on the nations graph of a few steps, with results; tests must not change it."""
+    from kgc_seq2seq.config import RunConfig
+    from kgc_seq2seq.train import run_training
+    from kgc_seq2seq.training.loop import TrainingConfig
+
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    run_training(RunConfig(dataset=str(nations), out=str(run), training=TrainingConfig(
+        steps=120, batch_size=32, validate_every=60, checkpoint_every=60, log_every=20)))
+    return run
+
+
+@pytest.fixture
+def edited(tiny: Path) -> Callable[[str, str], Path]:
+    """Replace a file of the tiny data set, and give the folder."""
+    def edit(name: str, text: str) -> Path:
+        (tiny / name).write_text(text)
+        return tiny
+    return edit

@@ -1,0 +1,94 @@
+"""Ranks and metrics against their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import random_graph
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import T5Config, T5ForConditionalGeneration
+
+from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
+from kgc_seq2seq.decoding.trie import EntityTrie
+from kgc_seq2seq.evaluation import ranking
+from kgc_seq2seq.evaluation.ranking import encode_queries, rank_triples
+from kgc_seq2seq.evaluation.ranks import Ranks, metrics
+from kgc_seq2seq.evaluation.results import summarize
+from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
+from kgc_seq2seq.text.verbalizer import InputConfig, Verbalizer
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def test_ties_count_with_their_mean_rank() -> None:
+    ranks = Ranks(better=np.array([0, 2, 4]), tied=np.array([0, 1, 3]))
+    assert ranks.optimistic.tolist() == [1, 3, 5]
+    assert ranks.pessimistic.tolist() == [1, 4, 8]
+    assert ranks.realistic.tolist() == [1, 3.5, 6.5]
+    values = metrics(ranks)
+    assert values["mr"] == pytest.approx(11 / 3)
+    assert values["mrr"] == pytest.approx((1 + 1 / 3.5 + 1 / 6.5) / 3)
+    assert (values["hits@1"], values["hits@3"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (values["hits@10"], values["count"]) == (1.0, 3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(1, 5))
+def test_ranks_equal_those_of_sorted_scores(
+    accelerator: Accelerator, seed: int, at_once: int
+) -> None:
+    graph = random_graph(seed)
+    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=0))
+    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), seed)
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
+        decoder_start_token_id=0)).eval()
+    search = ExactSearch(TreeDecoder(model), EntityTrie.build(*verbalizer.names()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "QUERIES_AT_ONCE", at_once)
+        ranks = rank_triples(search, verbalizer, graph.test, accelerator)
+
+    facts = {tuple(fact) for split in ("train", "valid", "test")
+             for fact in graph.split(split).tolist()}
+    better, tied = [], []
+    for end in (2, 0):
+        for fact in graph.test.tolist():
+            relation = fact[1] if end == 2 else fact[1] + graph.num_relations
+            query = np.array([[fact[2 - end], relation]], np.int32)
+            scores = search.all_scores(encode_queries(search, verbalizer, query))[0]
+            gap = scores - scores[fact[end]]
+            margin = ranking.TOLERANCE * max(1, abs(scores[fact[end]]))
+            # Two scores that differ by about the margin may fall on either side of it.
+            if (np.abs(np.abs(gap) - margin) < margin / 2)[np.arange(len(gap)) != fact[end]].any():
+                return
+            rival = []
+            for other in range(graph.num_entities):
+                changed = list(fact)
+                changed[end] = other
+                rival.append(tuple(changed) not in facts)
+            better.append(int((gap[rival] > margin).sum()))
+            tied.append(int((np.abs(gap[rival]) <= margin).sum()))
+    assert ranks.better.tolist() == better
+    assert ranks.tied.tolist() == tied
+
+
+def test_summary_parts_directions_and_relations() -> None:
+    graph = random_graph(3)
+    count = len(graph.test)
+    ranks = Ranks(np.arange(2 * count), np.zeros(2 * count, np.int64))
+    summary = summarize(graph, graph.test, ranks)
+    assert summary["tail"]["mr"] == (count + 1) / 2
+    assert summary["head"]["mr"] == count + (count + 1) / 2
+    assert summary["both"]["count"] == 2 * count
+    by_relation = summary["by_relation"].values()
+    assert sum(values["both"]["count"] for values in by_relation) == 2 * count
+    total = sum(values["head"]["mr"] * values["head"]["count"] for values in by_relation)
+    assert total / count == pytest.approx(summary["head"]["mr"])

@@ -1,0 +1,265 @@
+"""The loop: exact resume, honest checkpoints, equal results however many processes share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
+from kgc_seq2seq.train import run_training
+from kgc_seq2seq.training.batches import Batches
+from kgc_seq2seq.training.checkpoints import differing_keys
+from kgc_seq2seq.training.loop import TrainingConfig
+from kgc_seq2seq.training.model import ModelConfig, load_model, make_model
+from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate
+
+
+def small(dataset: Path, out: Path, **training: int) -> RunConfig:
+    settings = {"steps": 12, "batch_size": 4, "validate_every": 5, "checkpoint_every": 4,
+                "log_every": 2, **training}
+    return RunConfig(
+        dataset=str(dataset), out=str(out), model=ModelConfig(d_model=16, d_ff=16, num_heads=2,
+                                                              dropout=0.1),
+        tokenizer=TokenizerConfig(pieces=60, words=20),
+        training=TrainingConfig(**settings))
+
+
+def without_captions(config: RunConfig) -> RunConfig:
+    return replace(config, input=replace(config.input, captions=False))
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(sorted((run / "checkpoints").iterdir())[-1] / "model.safetensors")
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 9))
+def test_an_epoch_is_a_permutation_and_a_step_a_function(n: int, size: int, seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 9, n)
+    batches = Batches(lengths, size, seed)
+    epoch = [batches[step] for step in range(batches.per_epoch)]
+    assert {number for number, _ in epoch} == {1}
+    seen = np.concatenate([rows for _, rows in epoch])
+    assert len(set(seen.tolist())) == len(seen) == batches.per_epoch * min(size, n)
+    again = Batches(lengths, size, seed)
+    step = batches.per_epoch * 3 + batches.per_epoch // 2
+    assert np.array_equal(again[step][1], batches[step][1])
+    assert again[step][0] == 4
+
+
+def test_batches_hold_examples_of_like_length() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 4096)
+    batches = Batches(lengths, 32, 0)
+    spread = [np.ptp(lengths[batches[step][1]]) for step in range(batches.per_epoch)]
+    assert np.mean(spread) < 15
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10)
+    rates = [learning_rate(config, step, 110) for step in range(110)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.01)
+    cosine = replace(config, schedule="cosine")
+    assert learning_rate(cosine, 60, 110) == pytest.approx(0.5)
+    assert learning_rate(replace(config, schedule="constant"), 99, 110) == 1.0
+
+
+def test_differing_keys_are_named_with_their_path() -> None:
+    assert differing_keys({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4}, "e": 5}) == [
+        "b.c", "b.d", "e"]
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+def test_stopping_and_going_on_changes_no_bit(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """Stopped by a signal in the middle of an epoch; dropout is on."""
+    options = OptimizerConfig(name=optimizer)
+    whole = replace(without_captions(small(tiny, tmp_path / "whole")), optimizer=options)
+    run_training(whole)
+
+    parts = replace(whole, out=str(tmp_path / "parts"))
+    taken = Batches.__getitem__
+    def stop_at_seven(self: Batches, step: int) -> tuple[int, np.ndarray]:
+        if step == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return taken(self, step)
+    monkeypatch.setattr(Batches, "__getitem__", stop_at_seven)
+    stopped = run_training(parts)
+    assert stopped is not None
+    assert stopped.code == 3
+    assert stopped.data == {"stopped_after_step": 8}
+    monkeypatch.undo()
+    ended = run_training(parts)
+    assert ended is not None
+    assert ended.code == 0
+
+    one, other = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    losses = [[(line["step"], line["loss"]) for line in lines(tmp_path / run) if "loss" in line]
+              for run in ("whole", "parts")]
+    assert losses[0] == losses[1]
+    results = [(tmp_path / run / "results" / "test.json").read_text() for run in ("whole", "parts")]
+    timeless = [{**json.loads(text), "protocol": None} for text in results]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_with_the_keys(
+    tiny: Path, tmp_path: Path
+) -> None:
+    config = without_captions(small(tiny, tmp_path / "run"))
+    run_training(config)
+    other = replace(config, seed=1, optimizer=OptimizerConfig(learning_rate=0.5))
+    with pytest.raises(InputError, match=r"different: optimizer\.learning_rate, seed\)"):
+        run_training(other)
+    run_training(other, restart=True)
+
+
+def test_a_damaged_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
+    config = without_captions(small(tiny, tmp_path / "run"))
+    run_training(config)
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    (newest / "optimizer.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match=r"step-00000012 cannot be read .*delete it"):
+        run_training(config)
+
+
+def test_only_the_last_checkpoints_are_kept(tiny: Path, tmp_path: Path) -> None:
+    run_training(without_captions(small(tiny, tmp_path / "run", checkpoint_every=2)))
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000012"]
+
+
+def test_a_finished_run_is_left_as_it_is(tiny: Path, tmp_path: Path) -> None:
+    config = without_captions(small(tiny, tmp_path / "run"))
+    first = run_training(config)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "results").iterdir()}
+    again = run_training(config)
+    assert first is not None
+    assert again is not None
+    assert again.data == first.data
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_model_is_that_of_the_best_validation(tiny: Path, tmp_path: Path) -> None:
+    run_training(without_captions(small(tiny, tmp_path / "run", steps=30, validate_every=3)))
+    scores = {line["step"]: line["valid_mrr"] for line in lines(tmp_path / "run")
+              if "valid_mrr" in line}
+    training = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert scores[training["best_step"]] == max(scores.values())
+    result = json.loads((tmp_path / "run" / "results" / "valid.json").read_text())
+    assert result["both"]["mrr"] == pytest.approx(max(scores.values()))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> None:
+    config = replace(without_captions(small(tiny, tmp_path / "run")),
+                     optimizer=OptimizerConfig(name="adamw", learning_rate=1e30, warmup_steps=0))
+    with pytest.raises(FloatingPointError, match=r"step 2; lower optimizer\.learning_rate"):
+        run_training(config)
+
+
+def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kind = ["--config_file", "configs/accelerate/two_cpu_processes.yaml"] if processes == 2 else [
+        "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
+        "--dynamo_backend", "no"]
+    return subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *kind, "-m", "kgc_seq2seq.train",
+         *arguments],
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def arguments(tiny: Path, out: Path) -> list[str]:
+    return ["--dataset", str(tiny), "--out", str(out), "--input.captions", "false",
+            "--model.d_model", "16", "--model.d_ff", "16", "--model.num_heads", "2",
+            "--tokenizer.pieces", "60", "--tokenizer.words", "20", "--training.steps", "12",
+            "--training.batch_size", "4", "--training.log_every", "1",
+            "--training.validate_every", "6", "--training.checkpoint_every", "6"]
+
+
+def test_two_processes_learn_what_one_learns(tiny: Path, tmp_path: Path) -> None:
+    runs = {}
+    for processes in (1, 2):
+        out = tmp_path / f"by{processes}"
+        done = launch(processes, *arguments(tiny, out), "--json")
+        assert done.returncode == 0, done.stderr
+        runs[processes] = lines(out), json.loads(done.stdout)
+    assert runs[2][1]["protocol"]["processes"] == 2
+    losses = [[line["loss"] for line in runs[processes][0] if "loss" in line]
+              for processes in (1, 2)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    for side in ("both", "tail", "head"):
+        assert runs[1][1][side] == pytest.approx(runs[2][1][side], rel=1e-3)
+
+
+def test_a_terminated_process_says_how_to_go_on(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "kgc_seq2seq.train", *arguments(tiny, out),
+               "--training.steps", "100000", "--training.validate_every", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               cwd=ROOT)
+    guard = threading.Timer(120, process.kill)
+    guard.start()
+    metrics = out / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.read_text()):
+        os.sched_yield()
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    guard.cancel()
+    assert process.returncode == 3, stderr
+    assert "goes on from there" in stdout
+    assert list((out / "checkpoints").glob("step-*/state.json"))
+
+
+@pytest.mark.parametrize("untied", [False, True], ids=["T5", "Flan-T5"])
+def test_a_pretrained_model_is_fine_tuned(tiny: Path, tmp_path: Path, untied: bool) -> None:
+    """From a folder, as from a hub: tokens for the marks are added, tied weights stay tied."""
+    texts = {"thing apple pear plum fruit carrot leek vegetable red green kind of colour": 9}
+    tokenizer = train_tokenizer(texts, TokenizerConfig(pieces=60, words=30))
+    source = tmp_path / "pretrained"
+    model = make_model(ModelConfig(d_model=16, d_ff=16, num_heads=2), tokenizer, seed=5)
+    if untied:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    model.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    config = without_captions(small(tiny, tmp_path / "run"))
+    run_training(replace(config, model=ModelConfig(init="pretrained", pretrained=str(source))))
+    trained = load_model(tmp_path / "run" / "model")
+    assert trained.config.vocab_size == len(tokenizer) + 6
+    assert trained.encoder.embed_tokens.weight is trained.shared.weight
+    assert (trained.lm_head.weight is trained.shared.weight) == (not untied)
+    assert not torch.equal(trained.shared.weight[: len(tokenizer)], model.shared.weight)
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: None,
+    lambda path: path.mkdir(),
+    lambda path: (path.mkdir(), (path / "config.json").write_text("{}")),
+], ids=["nothing", "empty folder", "no T5"])
+def test_what_is_no_model_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "model")
+    with pytest.raises(InputError, match="No model can be loaded from"):
+        load_model(tmp_path / "model")
