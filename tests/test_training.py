@@ -177,7 +177,7 @@ def test_the_model_is_that_of_the_best_validation(tiny: Path, tmp_path: Path) ->
 def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> None:
     config = replace(without_captions(small(tiny, tmp_path / "run")),
                      optimizer=OptimizerConfig(name="adamw", learning_rate=1e30, warmup_steps=0))
-    with pytest.raises(FloatingPointError, match=r"step 2; lower optimizer\.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"at step [24]; lower optimizer\.learning_rate"):
         run_training(config)
 
 

@@ -140,10 +140,11 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             progress = replace(progress, step=step + 1)
-            window.add(float(total.detach()) * processes / tokens, labels.numel()
-                       + batch["input_ids"].numel() * processes)
+            window.add(float(total.detach()) / tokens,
+                       labels.numel() + batch["input_ids"].numel())
             if progress.step % config.log_every == 0:
-                loss, speed = window.close()
+                loss, speed = accelerator.reduce(
+                    torch.tensor(window.close(), device=device), "sum").tolist()
                 if not np.isfinite(loss):
                     raise FloatingPointError(
                         f"The loss is {loss} at step {progress.step}; lower "
@@ -196,7 +197,7 @@ class _Window:
         self._tokens += tokens
 
     def close(self) -> tuple[float, float]:
-        """Mean loss of the steps, and tokens a second."""
+        """This process's share of the mean loss of the steps, and of the tokens a second."""
         seconds = time.perf_counter() - self._start
         loss, speed = float(np.mean(self._losses)), self._tokens / seconds
         self.__init__()  # type: ignore[misc]

@@ -110,6 +110,9 @@ def load_model(source: str | Path) -> T5ForConditionalGeneration:
             is model.shared.weight):
         raise InputError(f"After loading {source}, encoder and decoder do not share their "
                          "embedding; update transformers.")
+    # T5Config forces this to True. Weights that come apart (Flan-T5, T5 1.1) stay apart when they
+    # are loaded, but to make room for more tokens would tie them.
+    model.config.tie_word_embeddings = model.lm_head.weight is model.shared.weight
     return model
 
 
