@@ -81,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, nations: Path) -> Path:
 
     run = tmp_path_factory.mktemp("runs") / "trained"
     run_training(RunConfig(dataset=str(nations), out=str(run), training=TrainingConfig(
-        steps=120, batch_size=32, validate_every=60, checkpoint_every=60, log_every=20)))
+        steps=120, batch_size=32, validate_every=120, checkpoint_every=60, log_every=20)))
     return run
 
 

@@ -1,0 +1,78 @@
+"""Configurations: one meaning in file, command line and code; mistakes named by their key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.config import RunConfig, config_parser, parse_config
+from kgc_seq2seq.train import main
+
+
+def test_the_recipe_of_the_demo_is_the_default() -> None:
+    """`kgc demo` takes the defaults; the file shows and repeats them."""
+    assert RunConfig.load(ROOT / "configs" / "nations.yaml") == RunConfig(
+        dataset="nations", out="runs/nations")
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    config = RunConfig(dataset="Ünïcode folder", out="x", seed=7)
+    config = replace(config, input=replace(config.input, neighbours=9, captions=False))
+    config.save(tmp_path / "config.yaml")
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("dataset: d\nout: o\nmodel:\n  d_model: 32\n  d_ff: 64\n")
+    config, _ = parse_config(config_parser("p", ""), [
+        "--config", str(tmp_path / "c.yaml"), "--model.d_model", "48", "--out", "other"])
+    assert (config.model.d_model, config.model.d_ff, config.out) == (48, 64, "other")
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ("dataset: d\nout: o\nmodel:\n  d_modl: 3\n", r"there is no key 'model\.d_modl'; did you mean "
+                                                  r"'model\.d_model'\?"),
+    ("dataset: d\nout: o\nzzz: 3\n", r"there is no key 'zzz'; the keys there are dataset, out"),
+    ("dataset: d\nout: [\n", r"c\.yaml, line 3: not valid YAML"),
+    ("- a\n", "holds no keys"),
+    ("", "holds no keys"),
+    ("dataset: d\n", "out"),
+    ("dataset: d\nout: o\nmodel:\n  d_model: wide\n", r"model\.d_model"),
+    ("dataset: d\nout: o\nmodel:\n  d_model: 50\n  num_heads: 4\n", r"d_model \(50\) is no multi"),
+    ("dataset: d\nout: o\ntraining:\n  steps: 0\n", r"training\.steps is 0; give 1 or more"),
+    ("dataset: d\nout: o\nmodel:\n  init: pretrained\n", r"model\.pretrained names a folder"),
+    ("dataset: d\nout: o\noptimizer:\n  name: sgd\n", r"optimizer\.name"),
+])
+def test_mistakes_are_named_by_their_key(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        RunConfig.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml cannot be read \(No such file"):
+        RunConfig.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--dataset", "d"], ["--dataset", "d", "--out", "o", "--unknown", "3"],
+    ["--config"], ["--dataset", "{here}/none", "--out", "{here}/o"],
+])
+def test_training_refuses_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main([word.format(here=tmp_path) for word in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("kgc_seq2seq.train: ")
+    assert len(printed.err.strip().split("\n")) == 1
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--dataset", str(tiny), "--out", str(tmp_path / "file" / "run")]) == 2
