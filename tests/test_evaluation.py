@@ -15,6 +15,7 @@ from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation import ranking
+from kgc_seq2seq.evaluation.dense import rank_by_scores
 from kgc_seq2seq.evaluation.ranking import encode_queries, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks, metrics
 from kgc_seq2seq.evaluation.results import summarize
@@ -78,6 +79,10 @@ def test_ranks_equal_those_of_sorted_scores(
             tied.append(int((np.abs(gap[rival]) <= margin).sum()))
     assert ranks.better.tolist() == better
     assert ranks.tied.tolist() == tied
+    dense = rank_by_scores(graph, graph.test, lambda queries: search.all_scores(
+        encode_queries(search, verbalizer, queries)))
+    assert dense.better.tolist() == better
+    assert dense.tied.tolist() == tied
 
 
 def test_summary_parts_directions_and_relations() -> None:

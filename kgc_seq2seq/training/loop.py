@@ -24,6 +24,7 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.training.batches import Batches
 from kgc_seq2seq.training.checkpoints import Checkpoints, Progress
 from kgc_seq2seq.training.logs import TrainingLog
+from kgc_seq2seq.training.model import save_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 IGNORED = -100
@@ -180,7 +181,7 @@ def _validated(
         log.say(f"step {progress.step}: MRR on valid {score:.4f}" + " (best so far)" * better)
         if better:
             with replacing(run / "model") as aside:
-                model.save_pretrained(aside)
+                save_model(model, aside)
     return progress
 
 

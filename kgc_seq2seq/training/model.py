@@ -130,9 +130,15 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def save_model(model: T5ForConditionalGeneration, folder: Path) -> None:
+    """Save in Hugging Face format."""
+    with _quiet():
+        model.save_pretrained(folder)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing a bar for every load."""
+    """Keep transformers from drawing a bar for every load and save."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
