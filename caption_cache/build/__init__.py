@@ -20,7 +20,6 @@ from rich.progress import Progress
 from caption_cache import prompts
 from caption_cache.build.plan import Item, Outcome, Standing, compare, pending, plan_entities
 from caption_cache.build.processes import Processes, joined
-from caption_cache.progress import progress_bar
 from caption_cache.captioners import Captioner, Request
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
@@ -35,6 +34,7 @@ from caption_cache.images import (
     read_entities,
 )
 from caption_cache.prefetch import prefetch
+from caption_cache.progress import progress_bar
 from caption_cache.source import Source
 from caption_cache.store import PartWriter, Row, Store
 
