@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # models as small as these only wait for a second thread
 
 ROOT = Path(__file__).resolve().parent.parent
 
