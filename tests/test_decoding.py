@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
-from kgc_seq2seq.decoding import exact
+from caption_cache.errors import InputError
+from kgc_seq2seq.decoding.best_first import bracket, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
+from kgc_seq2seq.decoding.nodes import Allowed, Prior
+from kgc_seq2seq.decoding.tree_decoder import Encoded, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 
 EOS, VOCAB = 1, 12
@@ -113,7 +116,7 @@ def test_scores_equal_the_models_own(gated: bool) -> None:
     np.testing.assert_allclose(found, expected[asked, gold], rtol=1e-5, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=400)
 @given(names_strategy, st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 7))
 def test_sweep_finds_what_reaches_the_threshold_and_nothing_else(
     names: Names, seed: int, count: int, rows: int
@@ -132,7 +135,7 @@ def test_sweep_finds_what_reaches_the_threshold_and_nothing_else(
         return
     threshold = ((low + high) / 2).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "ROWS_AT_ONCE", rows)
+        patch.setattr(search, "rows_at_once", rows)
         found = search.sweep(encoded, torch.from_numpy(threshold))
     expected = {(q, e) for q, e in np.argwhere(scores >= threshold[:, None]).tolist()}
     pairs = list(zip(found.queries.tolist(), found.entities.tolist(), strict=True))
@@ -149,3 +152,133 @@ def test_a_threshold_saves_work() -> None:
     everything, search.positions = search.positions, 0
     search.sweep(encoded, best)
     assert search.positions < everything / 2
+
+
+@dataclass
+class Case:
+    """A random model, catalogue, restriction and prior, and the scores by brute force."""
+
+    search: ExactSearch
+    encoded: Encoded
+    allowed: Allowed | None
+    may: np.ndarray
+    prior: Prior | None
+    scores: np.ndarray
+
+
+def case(names: Names, seed: int, count: int, restriction: str, weight: float) -> Case:
+    random = np.random.default_rng(seed)
+    search = ExactSearch(TreeDecoder(small_t5(seed, layers=1 + seed % 2)), build(names))
+    encoded = search.decoder.encode(*queries(seed, count))
+    scores = search.all_scores(encoded)
+    listed = random.random((count, len(names))) < 0.4
+    query, entity = map(torch.from_numpy, np.nonzero(listed))
+    allowed = {"all": None, "without": Allowed.without(search.nodes, query, entity),
+               "only": Allowed.only(search.nodes, query, entity)}[restriction]
+    may = {"all": np.ones_like(listed), "without": ~listed, "only": listed}[restriction]
+    prior = None
+    if weight:
+        values = torch.from_numpy(random.normal(size=scores.shape).astype(np.float32))
+        values = weight * values.log_softmax(-1)
+        prior = Prior.of(search.nodes, values)
+        scores = scores + values.numpy()
+    return Case(search, encoded, allowed, may, prior, scores)
+
+
+cases = st.builds(case, names_strategy, st.integers(0, 10**6), st.integers(1, 4),
+                  st.sampled_from(["all", "without", "only"]), st.sampled_from([0.0, 0.5, 3.0]))
+
+
+@settings(deadline=None, max_examples=400)
+@given(cases, st.integers(1, 9), st.integers(1, 20), st.sampled_from([None, 0.2, 0.0]))
+def test_top_k_is_that_of_brute_force(
+    case: Case, k: int, rows: int, open_mass: float | None
+) -> None:
+    if case.may.sum(axis=1).min() < k:
+        with pytest.raises(InputError, match=f"{k} answers are asked for where only"):
+            top_k(case.search, case.encoded, k, allowed=case.allowed, prior=case.prior)
+        return
+    found = top_k(case.search, case.encoded, k, allowed=case.allowed, prior=case.prior,
+                  open_mass=open_mass, step_rows=rows)
+    expected = np.where(case.may, case.scores, -np.inf)
+    np.testing.assert_allclose(found.scores, -np.sort(-expected, axis=1)[:, :k], atol=1e-4)
+    np.testing.assert_allclose(found.scores, np.take_along_axis(
+        expected, found.entities.numpy(), axis=1), atol=1e-4)
+    assert all(len(set(row)) == k for row in found.entities.tolist())
+    log_p = case.scores if case.prior is None else case.scores - case.prior.under[
+        case.search.nodes.leaf].numpy().T
+    mass = (np.exp(log_p) * case.may).sum(axis=1)
+    assert (found.found_mass.numpy() <= mass * (1 + 1e-4)).all()
+    assert ((found.found_mass + found.open_mass).numpy() >= mass * (1 - 1e-4)).all()
+    if open_mass is not None:
+        assert (found.open_mass <= open_mass * (found.found_mass + found.open_mass)).all()
+
+
+@settings(deadline=None, max_examples=400)
+@given(cases, st.one_of(st.none(), st.integers(1, 12)), st.sampled_from([0.0, 0.1]))
+def test_brackets_hold_the_true_rank_and_close(
+    case: Case, budget: int | None, tolerance: float
+) -> None:
+    count, size = case.scores.shape
+    random = np.random.default_rng(size)
+    query = np.sort(random.integers(0, count, 5))
+    gold = random.integers(0, size, 5)
+    own = case.scores[query, gold]
+    margin = np.full(5, 1e-4, np.float32)
+    gap = np.where(case.may[query], case.scores[query], -np.inf) - own[:, None]
+    gap[np.arange(5), gold] = -np.inf
+    if (np.abs(np.abs(gap) - 1e-4) < 5e-5).any():
+        return  # rounding would decide
+    better, tied = (gap > 1e-4).sum(axis=1), (np.abs(gap) <= 1e-4).sum(axis=1)
+    found = bracket(
+        case.search, case.encoded, torch.from_numpy(query), torch.from_numpy(gold),
+        torch.from_numpy(margin), gold_scores=torch.from_numpy(own), allowed=case.allowed,
+        prior=case.prior, budget=budget, tolerance=tolerance)
+    low, high = found.better.numpy(), (found.better + found.tied + found.open).numpy()
+    assert (low <= better).all()
+    assert (found.tied.numpy() <= tied).all()
+    assert (high >= better + tied).all()
+    if budget is None:
+        certain = low + found.tied.numpy() / 2 + 1
+        assert (1 / certain - 1 / (certain + found.open.numpy()) <= tolerance + 1e-9).all()
+        if not tolerance:
+            assert found.better.tolist() == better.tolist()
+            assert found.tied.tolist() == tied.tolist()
+
+
+def test_the_best_answers_and_brackets_save_work() -> None:
+    names = [(a, b, c, EOS) for a in range(2, 10) for b in range(2, 10) for c in range(2, 8)]
+    model = small_t5()
+    model.shared.weight.data *= 3  # as sure of its answers as a trained model
+    search = ExactSearch(TreeDecoder(model), build(names))
+    encoded = search.decoder.encode(*queries(1, 2))
+    scores = search.all_scores(encoded)
+    everything, search.positions = search.positions, 0
+    top_k(search, encoded, 3, step_rows=4)
+    assert search.positions < everything / 3
+    search.positions = 0
+    both = torch.arange(2)
+    gold = torch.from_numpy(scores.argmax(axis=1))
+    own = torch.from_numpy(scores.max(axis=1))
+    assert bracket(search, encoded, both, gold, torch.full((2,), 1e-5), gold_scores=own,
+                   ).open.tolist() == [0, 0]
+    assert search.positions < everything / 3
+
+
+def test_bad_questions_are_refused() -> None:
+    search = ExactSearch(TreeDecoder(small_t5()), build([(3, EOS), (4, EOS)]))
+    encoded = search.decoder.encode(*queries(1, 2))
+    with pytest.raises(InputError, match="k is 0"):
+        top_k(search, encoded, 0)
+    with pytest.raises(InputError, match="only 2 entities may answer"):
+        top_k(search, encoded, 3)
+    one = torch.zeros(1, dtype=torch.long)
+    with pytest.raises(InputError, match="budget is 0"):
+        bracket(search, encoded, one, one, torch.zeros(1), gold_scores=torch.zeros(1), budget=0)
+    with pytest.raises(ValueError, match="does not fit"):
+        Prior.of(search.nodes, torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        Prior.of(search.nodes, torch.full((2, 2), torch.nan))
+    torch.nn.init.constant_(search.decoder.model.decoder.final_layer_norm.weight, torch.nan)
+    with pytest.raises(FloatingPointError, match="gives NaN"):
+        top_k(search, encoded, 1)

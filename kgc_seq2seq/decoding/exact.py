@@ -9,14 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kgc_seq2seq.decoding.nodes import Allowed, Prior, TrieNodes
 from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 
 Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]
 
-ROWS_AT_ONCE = 4096
-"""Decoder positions in one step; bounds memory whatever the size of the catalogue."""
+LOGITS_AT_ONCE = 2**26
+"""So many log-probabilities are in memory at once: 256 MB, whatever the size of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -28,35 +29,44 @@ class Answers:
     entities: Longs
     """The entity, int64 [A]."""
     scores: Floats
-    """Sum of the log-probabilities of its name's tokens, EOS included, float32 [A]."""
+    """Sum of the log-probabilities of its name's tokens, EOS included, and its prior if there is
+    one, float32 [A]."""
 
 
 class ExactSearch:
-    """Scores every entity whose probability reaches a threshold, and no other.
+    """Scores every entity whose score reaches a threshold, and no other.
 
     The score of an entity is ``sum log p(token)`` over its name under the full vocabulary, so a
     prefix's score bounds everything beneath it from above: a node below the threshold is left
-    out with all its entities, and no entity that reaches the threshold is ever missed.
+    out with all its entities, and no entity that reaches the threshold is ever missed. A prior
+    adds to the score of every entity; its maximum under a node adds to the bound.
     """
 
     def __init__(self, decoder: TreeDecoder, trie: EntityTrie) -> None:
         self.decoder = decoder
         self.trie = trie
-        start = decoder.model.config.decoder_start_token_id
-        self._tokens = self._on_device(np.where(trie.parents < 0, start, trie.tokens))
-        self._children = self._on_device(trie.children)
-        self._entity = self._on_device(trie.order[trie.first])
-        self._is_leaf = torch.from_numpy(trie.is_leaf).to(decoder.device)
+        self.nodes = TrieNodes(trie, decoder.device)
+        # What the decoder reads at a node: its token, and at the root what starts every name.
+        self.read = self.nodes.tokens.clone()
+        self.read[0] = decoder.model.config.decoder_start_token_id
+        self.rows_at_once = max(64, LOGITS_AT_ONCE // decoder.model.config.vocab_size)
         self.positions = 0
         """Decoder positions evaluated so far: what a search costs."""
 
     @torch.inference_mode()
-    def sweep(self, encoded: Encoded, thresholds: Tensor) -> Answers:
+    def sweep(
+        self, encoded: Encoded, thresholds: Tensor, *, allowed: Allowed | None = None,
+        prior: Prior | None = None,
+    ) -> Answers:
         """Find every entity whose score is at least its query's threshold.
+
+        Memory stays within a few chunks of rows, however many entities there are.
 
         Args:
             encoded: Q queries.
             thresholds: float32 [Q]; ``-inf`` scores the whole catalogue.
+            allowed: Which entities may answer; None: all.
+            prior: What is added to the scores.
         """
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         queries = torch.arange(len(encoded), device=self.decoder.device)
@@ -65,20 +75,37 @@ class ExactSearch:
         # Depth first over chunks of a level: the stack stays a few chunks deep.
         while work:
             queries, nodes, scores, past = work.pop()
-            logs, past = self.decoder.step(encoded, queries, self._tokens[nodes], past)
-            self.positions += len(nodes)
-            row, node = self._edges(nodes)
-            score = scores[row] + logs[row, self._tokens[node]]
-            query = queries[row]
-            keep = score >= thresholds[query]
-            leaf = self._is_leaf[node]
+            logs, past = self.step(encoded, queries, nodes, past)
+            row, node = self.nodes.edges(nodes)
+            score, query = scores[row] + logs[row, self.nodes.tokens[node]], queries[row]
+            bound = score if prior is None else score + prior.under[node, query]
+            keep = bound >= thresholds[query]
+            if allowed is not None:
+                keep &= allowed.count(query, self.nodes.first[node], self.nodes.last[node]) > 0
+            leaf = self.nodes.is_leaf[node]
             ends = keep & leaf
-            found.append((query[ends], self._entity[node[ends]], score[ends]))
+            found.append((query[ends], self.nodes.entity[node[ends]], bound[ends]))
             inner = torch.nonzero(keep & ~leaf).flatten()
             work.extend((query[part], node[part], score[part], past[row[part]])
-                        for part in torch.split(inner, ROWS_AT_ONCE) if len(part))
+                        for part in torch.split(inner, self.rows_at_once) if len(part))
         parts = [torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)]
         return Answers(*parts)
+
+    def step(
+        self, encoded: Encoded, queries: Tensor, nodes: Tensor, past: Past,
+        depths: Tensor | None = None,
+    ) -> tuple[Tensor, Past]:
+        """`TreeDecoder.step` at nodes of the trie, counted.
+
+        Raises:
+            FloatingPointError: The model gives NaN.
+        """
+        logs, past = self.decoder.step(encoded, queries, self.read[nodes], past, depths)
+        self.positions += len(nodes)
+        if logs[:, 0].isnan().any():  # a NaN among the logits makes all of its row NaN
+            raise FloatingPointError("The model gives NaN; its weights are broken, or it runs in "
+                                     "float16, which T5 does not stand.")
+        return logs, past
 
     def all_scores(self, encoded: Encoded) -> Floats:
         """The score of every entity for every query, float32 [Q, N]: brute force."""
@@ -106,39 +133,22 @@ class ExactSearch:
         rows = torch.arange(len(entities), device=self.decoder.device)
         nodes = torch.zeros_like(entities)
         for nexts in paths.T:
-            logs, past = self.decoder.step(encoded, queries[rows], self._tokens[nodes], past)
-            self.positions += len(rows)
+            logs, past = self.step(encoded, queries[rows], nodes, past)
             nodes = nexts[rows]
-            scores[rows] += logs.gather(1, self._tokens[nodes][:, None]).squeeze(1)
-            inner = torch.nonzero(~self._is_leaf[nodes]).flatten()
+            scores[rows] += logs.gather(1, self.nodes.tokens[nodes][:, None]).squeeze(1)
+            inner = torch.nonzero(~self.nodes.is_leaf[nodes]).flatten()
             if not len(inner):
                 break
             rows, nodes, past = rows[inner], nodes[inner], past[inner]
         return scores
 
-    def _on_device(self, array: npt.NDArray[np.integer]) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.decoder.device)
-
-    def _edges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """All edges out of ``nodes`` [n]: the row each leaves from, and the child it leads to."""
-        starts = self._children[nodes]
-        degrees = self._children[nodes + 1] - starts
-        row = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), degrees)
-        first = degrees.cumsum(0) - degrees
-        child = torch.arange(len(row), device=nodes.device) - (first - starts)[row]
-        return row, child
-
     def _paths(self, entities: Tensor) -> Tensor:
         """Nodes on the way to each entity, root left out, [G, D]; -1 past the leaf."""
-        trie = self.trie
-        leaves = np.empty(len(trie.order), np.int64)
-        leaf_nodes = np.flatnonzero(trie.is_leaf)
-        leaves[trie.order[trie.first[leaf_nodes]]] = leaf_nodes
-        node = leaves[entities.cpu().numpy()]
+        node = self.nodes.leaf[entities].cpu().numpy()
         up: list[Longs] = []
         while (node > 0).any():
             up.append(node)
-            node = np.where(node > 0, trie.parents[node], 0)
+            node = np.where(node > 0, self.trie.parents[node], 0)
         path = np.stack(up[::-1], axis=1)
         # Short names meet the root early: move their zeros from the front to the back.
         shift = (path == 0).sum(axis=1)

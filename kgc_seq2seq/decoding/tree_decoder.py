@@ -81,7 +81,8 @@ class TreeDecoder:
         return Past([empty] * len(self.blocks), [empty] * len(self.blocks))
 
     def step(
-        self, encoded: Encoded, queries: Tensor, tokens: Tensor, past: Past
+        self, encoded: Encoded, queries: Tensor, tokens: Tensor, past: Past,
+        depths: Tensor | None = None,
     ) -> tuple[Tensor, Past]:
         """Read one token for each row.
 
@@ -91,6 +92,9 @@ class TreeDecoder:
             tokens: The token on the edge into each node, int64 [rows]; the decoder's start token
                 at the root.
             past: Of the nodes' parents, [rows].
+            depths: How many of the last positions of ``past`` belong to each row, int64 [rows];
+                None: all of them. Rows of different depth share a batch because T5 only knows
+                distances, and those count from the right.
 
         Returns:
             Log-probabilities of the next token, float32 [rows, V], and the past that includes
@@ -102,7 +106,11 @@ class TreeDecoder:
         column = column - (counts.cumsum(0) - counts)[queries]
         width = int(counts.max())
         hidden = self.model.decoder.embed_tokens(tokens)
-        bias = self._position_bias(past.keys[0].shape[2] + 1)
+        length = past.keys[0].shape[2] + 1
+        bias = self._position_bias(length)
+        if depths is not None:
+            foreign = torch.arange(length - 1, -1, -1, device=self.device) > depths[:, None]
+            bias = torch.where(foreign[:, None, None], -torch.inf, bias)
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             attention, norm = block.layer[0].SelfAttention, block.layer[0].layer_norm

@@ -1,0 +1,321 @@
+"""Best-first search: the most probable entities, and certified brackets of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.decoding.nodes import Allowed, Prior
+from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
+
+_SLACK = 1e-3
+"""Relative; what float32 may lose in a sum of probabilities."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k best entities of each query, best first."""
+
+    entities: Tensor
+    """int64 [Q, k]."""
+    scores: Tensor
+    """Log-probabilities of their names, and their priors if there are any, float32 [Q, k]."""
+    found_mass: Tensor
+    """Probability of all names that were met, float64 [Q]: at most the catalogue's."""
+    open_mass: Tensor
+    """Probability of all prefixes left unexplored, float64 [Q]: the catalogue's is at most the
+    sum of both."""
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What is certain about the filtered ranks of G gold answers."""
+
+    better: Tensor
+    """Candidates that certainly score more than the gold, int64 [G]."""
+    tied: Tensor
+    """Candidates that certainly score the same within the margin, int64 [G]."""
+    open: Tensor
+    """At most so many more might score as much, int64 [G]; 0: the rank is exact."""
+
+
+def top_k(
+    search: ExactSearch, encoded: Encoded, k: int, *, allowed: Allowed | None = None,
+    prior: Prior | None = None, open_mass: float | None = None, step_rows: int | None = None,
+) -> TopK:
+    """The ``k`` best entities of each query, exactly.
+
+    Args:
+        search: Model and trie.
+        encoded: Q queries.
+        k: How many.
+        allowed: Which entities may answer; None: all.
+        prior: What is added to the scores.
+        open_mass: Search on until the unexplored prefixes hold at most this share of the
+            catalogue's probability; None: stop when the answers are certain.
+        step_rows: Decoder positions in one step; None: as many as memory allows.
+
+    Raises:
+        InputError: A query has fewer than ``k`` allowed entities, or k is below 1.
+    """
+    count = len(encoded)
+    device = search.decoder.device
+    queries = torch.arange(count, device=device)
+    _check_k(search, k, queries, allowed)
+    frontier = _Frontier(search, encoded, queries, allowed, prior)
+    entities = torch.full((count, k), -1, device=device)
+    scores = torch.full((count, k), -torch.inf, device=device)
+    mass = torch.zeros(count, dtype=torch.float64, device=device)
+    while True:
+        # An equal bound may hide an equal score, but not a better one.
+        wanted = (frontier.bound > scores[frontier.item, -1]) | (entities[frontier.item, -1] < 0)
+        if open_mass is not None:
+            left = frontier.mass()
+            wanted |= (left > open_mass * (mass + left))[frontier.item]
+        if not wanted.any():
+            break
+        item, entity, log_p, score = frontier.expand(
+            wanted, step_rows or max(count, min(search.rows_at_once, 16 * count)))
+        mass.scatter_add_(0, item, log_p.double().exp())
+        entities, scores = _merge(entities, scores, item, entity, score)
+    return TopK(entities, scores, mass, frontier.mass())
+
+
+def bracket(
+    search: ExactSearch, encoded: Encoded, queries: Tensor, gold: Tensor, margin: Tensor, *,
+    gold_scores: Tensor, allowed: Allowed | None = None, prior: Prior | None = None,
+    budget: int | None = None, tolerance: float = 0.0,
+) -> Bracket:
+    """Certified brackets of the ranks of gold answers.
+
+    Under an unexplored prefix with probability P stand at most P / p names that are as probable
+    as p: often far fewer than there are names, and often none besides the gold itself.
+
+    Args:
+        search: Model and trie.
+        encoded: Q queries.
+        queries: The query of each gold, int64 [G], ascending.
+        gold: The gold entities, int64 [G].
+        margin: Scores closer to the gold's than this are ties, float32 [G].
+        gold_scores: What `ExactSearch.gold_scores` gives, and the gold's prior, float32 [G].
+        allowed: The candidates; whether the gold is one of them does not matter.
+        prior: What is added to the scores.
+        budget: Decoder positions to spend on each gold, at least; None: no limit.
+        tolerance: Stop at a gold when its reciprocal rank is certain within this.
+
+    Raises:
+        InputError: The budget is below 1.
+    """
+    if budget is not None and budget < 1:
+        raise InputError(f"The budget is {budget} decoder positions; give 1 or more, or none.")
+    frontier = _Frontier(search, encoded, queries, allowed, prior)
+    position = search.nodes.position[gold]
+    low = gold_scores - margin
+    better, tied, spent = torch.zeros(3, len(gold), dtype=torch.long, device=gold.device)
+    while True:
+        frontier.drop(frontier.bound < low[frontier.item])
+        item, node = frontier.item, frontier.node
+        count = frontier.count(node)
+        # The gold itself lies under the nodes on its path.
+        mine = (search.nodes.first[node] <= position[item]) & (
+            position[item] < search.nodes.last[node])
+        rivals = (frontier.bound - low[item]).double().exp() * (1 + _SLACK)
+        rivals = torch.where(mine, rivals - (-margin[item].double()).exp() + _SLACK, rivals)
+        # A count takes the gold in only where it is allowed, so it may be one too high: safe.
+        possible = torch.minimum(count.double(), rivals.floor()).long().clamp(min=0)
+        left = torch.zeros_like(better).scatter_add_(0, item, possible)
+        certain = better.double() + tied.double() / 2 + 1
+        width = 1 / certain - 1 / (certain + left)
+        unsure = (width > tolerance) & (left > 0)
+        if budget is not None:
+            unsure &= spent < budget
+        wanted = unsure[item] & (possible > 0)
+        if not wanted.any():
+            return Bracket(better, tied, left)
+        before = frontier.expanded
+        found, entity, _, score = frontier.expand(wanted, search.rows_at_once)
+        spent += frontier.expanded - before
+        gap = score - gold_scores[found]
+        rival = entity != gold[found]
+        better.scatter_add_(0, found, (rival & (gap > margin[found])).long())
+        tied.scatter_add_(0, found, (rival & (gap.abs() <= margin[found])).long())
+
+
+class _Frontier:
+    """Open nodes of many searches, and the decoder's past of what was expanded."""
+
+    def __init__(
+        self, search: ExactSearch, encoded: Encoded, queries: Tensor, allowed: Allowed | None,
+        prior: Prior | None,
+    ) -> None:
+        self._search, self._encoded, self._queries = search, encoded, queries
+        self._allowed, self._prior = allowed, prior
+        device = queries.device
+        self.item = torch.arange(len(queries), device=device)
+        """The search each open node belongs to, int64 [O]."""
+        self.node = torch.zeros_like(self.item)
+        """The node, int64 [O]."""
+        self._slot = self.item - self.item - 1
+        self._log_p = torch.zeros(len(queries), device=device)
+        self.bound = self._log_p if prior is None else prior.under[0, queries]
+        """No entity under the node scores more, float32 [O]."""
+        self.expanded = torch.zeros_like(self.item)
+        """Decoder positions spent on each search, int64 [G]."""
+        self._pool = _Pool(search.decoder, len(search.trie.levels) - 2)
+
+    def count(self, nodes: Tensor) -> Tensor:
+        """Entities that may answer under each open node, int64 [O]."""
+        first, last = self._search.nodes.first[nodes], self._search.nodes.last[nodes]
+        if self._allowed is None:
+            return last - first
+        return self._allowed.count(self._queries[self.item], first, last)
+
+    def mass(self) -> Tensor:
+        """Probability of the open nodes of each search, float64 [G]."""
+        return torch.zeros(len(self._queries), dtype=torch.float64, device=self.item.device
+                           ).scatter_add_(0, self.item, self._log_p.double().exp())
+
+    def drop(self, chosen: Tensor) -> None:
+        """Forget open nodes, bool [O]."""
+        keep = (~chosen).nonzero().flatten()
+        self.item, self.node, self._slot = self.item[keep], self.node[keep], self._slot[keep]
+        self._log_p, self.bound = self._log_p[keep], self.bound[keep]
+
+    @torch.inference_mode()
+    def expand(self, wanted: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Expand the most promising nodes of each search among the wanted ones, bool [O].
+
+        Returns:
+            The entities met: search, entity, log-probability and score of each.
+        """
+        search, nodes = self._search, self._search.nodes
+        chosen = self._best(wanted.nonzero().flatten(), rows)
+        item, node, slot, log_p = (column[chosen] for column in (
+            self.item, self.node, self._slot, self._log_p))
+        past, depths = self._pool.past(slot)
+        logs, past = search.step(self._encoded, self._queries[item], node, past, depths)
+        slots = self._pool.add(past, slot)
+        self.expanded.scatter_add_(0, item, torch.ones_like(item))
+
+        row, child = nodes.edges(node)
+        log_p, of = log_p[row] + logs[row, nodes.tokens[child]], item[row]
+        bound = log_p if self._prior is None else log_p + self._prior.under[
+            child, self._queries[of]]
+        leaf = nodes.is_leaf[child]
+        keep = torch.ones_like(leaf)
+        if self._allowed is not None:
+            keep = self._allowed.count(self._queries[of], nodes.first[child],
+                                       nodes.last[child]) > 0
+        gone = torch.zeros(len(self.item), dtype=torch.bool, device=of.device)
+        gone[chosen] = True
+        self.drop(gone)
+        inner = (keep & ~leaf).nonzero().flatten()
+        self.item = torch.cat([self.item, of[inner]])
+        self.node = torch.cat([self.node, child[inner]])
+        self._slot = torch.cat([self._slot, slots[row[inner]]])
+        self._log_p = torch.cat([self._log_p, log_p[inner]])
+        self.bound = torch.cat([self.bound, bound[inner]])
+        ends = (keep & leaf).nonzero().flatten()
+        return of[ends], nodes.entity[child[ends]], log_p[ends], bound[ends]
+
+    def _best(self, candidates: Tensor, rows: int) -> Tensor:
+        """The best candidates of each search, about ``rows`` in all, ordered by search."""
+        order = candidates[torch.argsort(self.bound[candidates], descending=True)]
+        order = order[torch.argsort(self.item[order], stable=True)]
+        item = self.item[order]
+        active, sizes = torch.unique_consecutive(item, return_counts=True)
+        place = torch.arange(len(item), device=item.device) - torch.repeat_interleave(
+            sizes.cumsum(0) - sizes, sizes)
+        best: Tensor = order[place < max(1, rows // len(active))]
+        return best[: max(rows, 1)]
+
+
+class _Pool:
+    """Self-attention keys and values of every expanded node, each stored once."""
+
+    def __init__(self, decoder: TreeDecoder, depth: int) -> None:
+        self._empty = decoder.start(0)
+        self._size = 0
+        device = decoder.device
+        shape = (0, *self._empty.keys[0].shape[1::2])
+        self._keys = [keys.new_empty(shape) for keys in self._empty.keys]
+        self._values = [values.new_empty(shape) for values in self._empty.values]
+        # The slots of a node and its ancestors, the newest last.
+        self._paths = torch.zeros((0, depth), dtype=torch.long, device=device)
+        self._depths = torch.zeros(0, dtype=torch.long, device=device)
+
+    def past(self, slots: Tensor) -> tuple[Past, Tensor]:
+        """The past of rows whose parents are in ``slots`` (-1: none), and its depth in each."""
+        if not self._size:
+            keys = [keys.new_empty((len(slots), keys.shape[1], 0, keys.shape[2]))
+                    for keys in self._keys]
+            return Past(keys, keys), torch.zeros_like(slots)
+        depths = torch.where(slots < 0, 0, self._depths[slots])
+        longest = int(depths.max())
+        paths = self._paths[slots][:, self._paths.shape[1] - longest:]
+        return Past([keys[paths].transpose(1, 2) for keys in self._keys],
+                    [values[paths].transpose(1, 2) for values in self._values]), depths
+
+    def add(self, past: Past, parents: Tensor) -> Tensor:
+        """Store the newest position of rows; gives their slots."""
+        count, end = len(parents), self._size + len(parents)
+        if end > len(self._paths):
+            self._grow(end)
+        slots = torch.arange(self._size, end, device=parents.device)
+        for store, new in ((self._keys, past.keys), (self._values, past.values)):
+            for layer, tensor in enumerate(new):
+                store[layer][self._size : end] = tensor[:, :, -1]
+        above = self._paths[parents] if self._size else self._paths.new_zeros(
+            count, self._paths.shape[1])
+        self._paths[self._size : end] = torch.cat([above[:, 1:], slots[:, None]], dim=1)
+        over = self._depths[parents] if self._size else 0
+        self._depths[self._size : end] = torch.where(parents < 0, 0, over) + 1
+        self._size = end
+        return slots
+
+    def _grow(self, need: int) -> None:
+        size = max(need, 2 * len(self._paths))
+
+        def grown(tensor: Tensor) -> Tensor:
+            more = tensor.new_zeros((size, *tensor.shape[1:]))
+            more[: self._size] = tensor[: self._size]
+            return more
+
+        self._keys, self._values = ([grown(tensor) for tensor in tensors]
+                                    for tensors in (self._keys, self._values))
+        self._paths, self._depths = grown(self._paths), grown(self._depths)
+
+
+def _merge(
+    entities: Tensor, scores: Tensor, item: Tensor, entity: Tensor, score: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The best k of what was found before, [Q, k], and of what was met now."""
+    count, k = scores.shape
+    if not len(item):
+        return entities, scores
+    touched = torch.arange(count, device=item.device).repeat_interleave(k)
+    items, names = torch.cat([touched, item]), torch.cat([entities.flatten(), entity])
+    values = torch.cat([scores.flatten(), score])
+    # Equal scores: the entity of the lower number first, whatever the order of the search.
+    order = torch.argsort(names, stable=True)
+    order = order[torch.argsort(values[order], descending=True, stable=True)]
+    order = order[torch.argsort(items[order], stable=True)]
+    sizes = torch.bincount(items, minlength=count)
+    best = order[(sizes.cumsum(0) - sizes)[:, None] + torch.arange(k, device=item.device)]
+    return names[best], values[best]
+
+
+def _check_k(search: ExactSearch, k: int, queries: Tensor, allowed: Allowed | None) -> None:
+    size = len(search.trie.order)
+    if k < 1:
+        raise InputError(f"k is {k}; ask for 1 answer or more.")
+    counts = torch.full_like(queries, size)
+    if allowed is not None:
+        counts = allowed.count(queries, torch.zeros_like(queries), counts)
+    if len(counts) and int(counts.min()) < k:
+        raise InputError(f"{k} answers are asked for where only {int(counts.min())} entities may "
+                         "answer; ask for fewer.")

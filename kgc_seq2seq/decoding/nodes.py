@@ -1,0 +1,117 @@
+"""A trie's arrays on the model's device, and what lies under its nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kgc_seq2seq.decoding.trie import EntityTrie
+
+
+class TrieNodes:
+    """The trie as tensors; nodes and entities are int64 throughout."""
+
+    def __init__(self, trie: EntityTrie, device: torch.device) -> None:
+        self.trie = trie
+        self.device = device
+        self.tokens = self._on_device(trie.tokens)
+        """Token on the edge into each node, [M]; -1 for the root."""
+        self.first = self._on_device(trie.first)
+        """First sorted position under each node, [M]."""
+        self.last = self._on_device(trie.last)
+        """One past the last, [M]."""
+        self.entity = self._on_device(trie.order[trie.first])
+        """The entity of each leaf, [M]; of any other node, the first under it."""
+        self.position = self._on_device(np.argsort(trie.order))
+        """Sorted position of each entity, [N]."""
+        self.is_leaf = torch.from_numpy(trie.is_leaf).to(device)
+        """Which nodes end a name, bool [M]."""
+        self.leaf = self.is_leaf.nonzero().flatten()[
+            torch.argsort(self.entity[self.is_leaf])]
+        """The leaf of each entity, [N]."""
+        self._children = self._on_device(trie.children)
+
+    def edges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """All edges out of ``nodes`` [n]: the row each leaves from, and the child it leads to."""
+        starts = self._children[nodes]
+        degrees = self._children[nodes + 1] - starts
+        row = torch.repeat_interleave(torch.arange(len(nodes), device=self.device), degrees)
+        first = degrees.cumsum(0) - degrees
+        child = torch.arange(len(row), device=self.device) - (first - starts)[row]
+        return row, child
+
+    def _on_device(self, array: npt.NDArray[np.integer]) -> Tensor:
+        return torch.from_numpy(array.astype(np.int64)).to(self.device)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Which entities may answer each query: all but some, or only some.
+
+    Nothing is rebuilt for it: as every node spans a contiguous range of the sorted entities, a
+    sorted list of (query, position) pairs counts what is left under a node by two searches.
+    """
+
+    pairs: Tensor
+    """``query * N + position``, ascending and distinct, int64 [K]."""
+    removed: bool
+    """Whether the pairs are those that may not answer; else only they may."""
+    size: int
+    """N, the number of entities."""
+
+    @classmethod
+    def without(cls, nodes: TrieNodes, queries: Tensor, entities: Tensor) -> Allowed:
+        """All entities but those of the given (query, entity) pairs, int64 [K] each."""
+        return cls._make(nodes, queries, entities, removed=True)
+
+    @classmethod
+    def only(cls, nodes: TrieNodes, queries: Tensor, entities: Tensor) -> Allowed:
+        """Only the entities of the given (query, entity) pairs, int64 [K] each."""
+        return cls._make(nodes, queries, entities, removed=False)
+
+    @classmethod
+    def _make(cls, nodes: TrieNodes, queries: Tensor, entities: Tensor, *, removed: bool
+              ) -> Allowed:
+        size = len(nodes.position)
+        return cls(torch.unique(queries * size + nodes.position[entities]), removed, size)
+
+    def count(self, queries: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        """How many of the sorted positions ``first`` up to ``last`` may answer, int64 [n]."""
+        base = queries * self.size
+        low, high = torch.searchsorted(self.pairs, torch.stack([base + first, base + last]))
+        listed: Tensor = high - low
+        return (last - first) - listed if self.removed else listed
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a scorer adds to every entity's score: an admissible heuristic for the search."""
+
+    under: Tensor
+    """The largest value under each node, float32 [M, Q]; at a leaf the entity's own."""
+
+    @classmethod
+    def of(cls, nodes: TrieNodes, values: Tensor) -> Prior:
+        """From a value for each query and entity, float32 [Q, N], such as ``λ log softmax``.
+
+        Raises:
+            ValueError: The values do not fit the entities, or one is NaN or +inf.
+        """
+        trie = nodes.trie
+        if values.shape[1] != len(trie.order):
+            raise ValueError(f"A prior over {values.shape[1]} entities does not fit a trie of "
+                             f"{len(trie.order)} names.")
+        if values.isnan().any() or values.isposinf().any():
+            raise ValueError("A prior holds NaN or +inf; its scorer is broken.")
+        under = values.new_full((trie.num_nodes, len(values)), -torch.inf)
+        leaves = nodes.is_leaf.nonzero().flatten()
+        under[leaves] = values.T[nodes.entity[leaves]]
+        parents = torch.from_numpy(trie.parents.astype(np.int64)).to(values.device)
+        for low, high in zip(trie.levels[-2:0:-1], trie.levels[:1:-1], strict=True):
+            above = parents[low:high, None].expand(-1, len(values))
+            under.scatter_reduce_(0, above, under[low:high].clone(), "amax")
+        return cls(under)
