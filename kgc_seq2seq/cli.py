@@ -40,6 +40,16 @@ def _parser() -> Parser:
     _run_folder(evaluate)
     evaluate.add_argument("--split", choices=["valid", "test"], default="test",
                           help="the facts to rank")
+    evaluate.add_argument("--ranks", choices=["exact", "certified", "sampled"], default="exact",
+                          help="exact; brackets that hold the exact rank; or KGT5's sampling, to "
+                               "compare with figures published under it")
+    evaluate.add_argument("--tolerance", type=float, default=0.002,
+                          help="certified: the width of a reciprocal rank that is good enough")
+    evaluate.add_argument("--budget", type=_count, metavar="N",
+                          help="certified: give up a rank after about N decoder positions")
+    evaluate.add_argument("--samples", type=_count, default=500, metavar="N",
+                          help="sampled: names drawn for each query")
+    evaluate.add_argument("--seed", type=int, default=0, help="sampled: of the draws")
     predict = parser.add_command("predict", _predict, "answer queries with a trained run")
     _run_folder(predict)
     predict.add_argument("--head", metavar="NAME", help="name or id of the given entity, to ask "
@@ -108,8 +118,13 @@ def _nations(options: Namespace) -> Answer:
 
 def _evaluate(options: Namespace) -> Answer:
     from kgc_seq2seq.evaluate import evaluate_run
+    from kgc_seq2seq.evaluation.ranking import CertifiedRanks
+    from kgc_seq2seq.evaluation.sampled import SampledRanks
 
-    result = evaluate_run(options.run, options.split)
+    ranker = None if options.ranks == "exact" else (
+        CertifiedRanks(options.budget, options.tolerance) if options.ranks == "certified" else
+        SampledRanks(options.samples, seed=options.seed))
+    result = evaluate_run(options.run, options.split, ranker)
     return Answer(result, _metrics_text(result))
 
 
@@ -195,13 +210,16 @@ def _answers_text(query: Query, found: Sequence[Prediction]) -> str:
 
 def _metrics_text(result: dict[str, Any]) -> str:
     names = list(result["both"])
-    lines = ["      " + "".join(f"{name:>10}" for name in names)]
-    for side in ("tail", "head", "both"):
-        values = result[side]
-        lines.append(f"{side:6}" + "".join(
-            f"{values[name]:10d}" if name == "count" else f"{values[name]:10.4f}"
-            for name in names))
-    return "\n".join(lines)
+    rows = [[side, *map(_number, result[side].values())] for side in ("tail", "head", "both")]
+    width = max(len(cell) for row in rows for cell in row) + 2
+    return "\n".join("".join(f"{cell:>{width}}" for cell in row)
+                     for row in [["", *names], *rows])
+
+
+def _number(value: int | float | dict[str, float]) -> str:
+    if isinstance(value, dict):
+        return f"{value['low']:.4f}–{value['high']:.4f}"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -14,16 +14,20 @@ import torch
 from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.decoding.best_first import top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
-from kgc_seq2seq.evaluation.ranking import encode_queries
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.model import load_model, load_tokenizer
 
 Direction = Literal["tail", "head"]
+
+OPEN_MASS = 0.01
+"""Probabilities are given within about this share of themselves."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Prediction:
     """The entity's name."""
     probability: float
     """p(entity | query, the answer is in the catalogue): all entities together have 1."""
+    probability_error: float
+    """The true value is at most so far from ``probability``: what the search left unexplored."""
     log_probability: float
     """log p(name) under the model, EOS included, natural logarithm."""
     known: bool
@@ -104,22 +110,25 @@ class Completer:
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for 1 answer or more.")
-        keys = np.array([self.resolve(query) for query in queries], np.int32).reshape(-1, 2)
+        asked = np.array([self.resolve(query) for query in queries], np.int32).reshape(-1, 2)
         answers = []
-        for start in range(0, len(keys), 64):
-            part = keys[start : start + 64]
-            scores = self.search.all_scores(encode_queries(self.search, self.verbalizer, part))
-            scores = scores.astype(np.float64)
-            total = np.logaddexp.reduce(scores, axis=1)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            for row, (entity, relation) in enumerate(part.tolist()):
-                known = set(self.graph.known_answers[
-                    entity * 2 * self.graph.num_relations + relation].tolist())
+        for start in range(0, len(asked), QUERIES_AT_ONCE):
+            part = asked[start : start + QUERIES_AT_ONCE]
+            best = top_k(self.search, encode_queries(self.search, self.verbalizer, part),
+                         min(k, self.graph.num_entities), open_mass=OPEN_MASS)
+            low = best.scores.double().exp() / (best.found_mass + best.open_mass)[:, None]
+            high = best.scores.double().exp() / best.found_mass[:, None]
+            known = self.graph.known_answers
+            keys = self.graph.query_keys(part[:, 0], part[:, 1])
+            for key, *row in zip(keys.tolist(), best.entities.tolist(), best.scores.tolist(),
+                                 ((low + high) / 2).tolist(), ((high - low) / 2).tolist(),
+                                 strict=True):
+                right = set(known[key].tolist())
                 answers.append([Prediction(
-                    id=self.graph.entity_ids[e], name=self.graph.entity_names[e],
-                    probability=float(np.exp(scores[row, e] - total[row])),
-                    log_probability=float(scores[row, e]), known=e in known,
-                ) for e in best[row].tolist()])
+                    id=self.graph.entity_ids[entity], name=self.graph.entity_names[entity],
+                    probability=probability, probability_error=error, log_probability=score,
+                    known=entity in right,
+                ) for entity, score, probability, error in zip(*row, strict=True)])
         return answers
 
     def resolve(self, query: Query) -> tuple[int, int]:

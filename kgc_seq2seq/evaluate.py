@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ from accelerate import Accelerator
 from caption_cache.errors import InputError
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.evaluation.ranking import rank_triples
+from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples
 from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
+from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
 
-def evaluate_run(run: Path, split: str) -> dict[str, Any]:
-    """Rank every fact of a split with the best model of a run, and write ``results/SPLIT.json``.
+def evaluate_run(
+    run: Path, split: str, ranker: CertifiedRanks | SampledRanks | None = None
+) -> dict[str, Any]:
+    """Rank every fact of a split with the best model of a run, and write the result.
+
+    Args:
+        run: The run folder.
+        split: ``valid`` or ``test``.
+        ranker: How; None: exactly.
 
     Returns:
         What was written.
@@ -30,13 +39,17 @@ def evaluate_run(run: Path, split: str) -> dict[str, Any]:
         raise InputError(f"The training of {run} has not ended; start it again to go on.")
     completer = Completer.from_pretrained(run)
     return evaluate_split(run, split, completer.search, completer.verbalizer,
-                          Accelerator(cpu=not torch.accelerator.is_available()))
+                          Accelerator(cpu=not torch.accelerator.is_available()), ranker)
 
 
 def evaluate_split(
-    run: Path, split: str, search: ExactSearch, verbalizer: Verbalizer, accelerator: Accelerator
+    run: Path, split: str, search: ExactSearch, verbalizer: Verbalizer, accelerator: Accelerator,
+    ranker: CertifiedRanks | SampledRanks | None = None,
 ) -> dict[str, Any]:
-    """Rank every fact of a split, and write ``results/SPLIT.json`` into the run folder.
+    """Rank every fact of a split, and write the result into the run folder.
+
+    Exact ranks go to ``results/SPLIT.json``, others to ``results/SPLIT-certified.json`` or
+    ``results/SPLIT-sampled.json``.
 
     Args:
         run: The run folder, with the ``training.json`` that training wrote; its entries become
@@ -45,15 +58,21 @@ def evaluate_split(
         search: The run's best model and trie.
         verbalizer: The run's.
         accelerator: Knows the processes; all must call this.
+        ranker: How; None: exactly.
 
     Returns:
         What was written.
     """
     graph = verbalizer.graph
     triples = graph.split(split)
-    ranks = rank_triples(search, verbalizer, triples, accelerator)
+    ranks = rank_triples(search, verbalizer, triples, accelerator, ranker)
     facts = json.loads((run / "training.json").read_text("utf-8"))
+    name = split
+    if ranker is not None:
+        kind = "certified" if isinstance(ranker, CertifiedRanks) else "sampled"
+        name = f"{split}-{kind}"
+        facts |= {"ranks": kind, **asdict(ranker)}
     result = {**summarize(graph, triples, ranks), "protocol": protocol(graph, split, **facts)}
     if accelerator.is_main_process:
-        write_result(run / "results" / f"{split}.json", result)
+        write_result(run / "results" / f"{name}.json", result)
     return result

@@ -62,6 +62,11 @@ def test_probabilities_of_all_entities_sum_to_one(trained: Path) -> None:
     found = completer.complete(Query("France", "currency"), k=10**6)
     assert len(found) == completer.graph.num_entities == len({answer.id for answer in found})
     assert sum(answer.probability for answer in found) == pytest.approx(1)
+    few = completer.complete(Query("France", "currency"), k=5)
+    for one, other in zip(few, found, strict=False):
+        assert one.id == other.id
+        assert abs(one.probability - other.probability) <= one.probability_error + 1e-6
+        assert one.probability_error <= 0.01 * one.probability + 1e-6
     assert found == sorted(found, key=lambda answer: -answer.log_probability)
 
 
@@ -134,6 +139,12 @@ def test_evaluate_repeats_what_training_measured(
         assert again[side] == pytest.approx(before[side])
     table = answered(capsys, "evaluate", trained, "--split", "valid")
     assert f"{before['both']['mrr']:.4f}" in table.split("\n")[3]
+    within = json.loads(answered(capsys, "evaluate", trained, "--split", "valid", "--json",
+                                 "--ranks", "certified", "--tolerance", "0.01"))
+    assert within["both"]["mrr"]["low"] <= before["both"]["mrr"] <= within["both"]["mrr"]["high"]
+    assert within["both"]["mrr"]["high"] - within["both"]["mrr"]["low"] <= 0.01
+    assert within["protocol"]["ranks"] == "certified"
+    assert json.loads((trained / "results" / "valid.json").read_text()) == again
 
 
 class Page(HTMLParser):

@@ -10,12 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LogitsProcessorList,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.decoding.beam import beam_search
 from kgc_seq2seq.decoding.best_first import bracket, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.nodes import Allowed, Prior
+from kgc_seq2seq.decoding.logits_processor import TrieLogitsProcessor, generated_entities
+from kgc_seq2seq.decoding.nodes import Allowed, Prior, TrieNodes
 from kgc_seq2seq.decoding.tree_decoder import Encoded, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 
@@ -116,7 +124,7 @@ def test_scores_equal_the_models_own(gated: bool) -> None:
     np.testing.assert_allclose(found, expected[asked, gold], rtol=1e-5, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=300)
 @given(names_strategy, st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 7))
 def test_sweep_finds_what_reaches_the_threshold_and_nothing_else(
     names: Names, seed: int, count: int, rows: int
@@ -189,7 +197,7 @@ cases = st.builds(case, names_strategy, st.integers(0, 10**6), st.integers(1, 4)
                   st.sampled_from(["all", "without", "only"]), st.sampled_from([0.0, 0.5, 3.0]))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=300)
 @given(cases, st.integers(1, 9), st.integers(1, 20), st.sampled_from([None, 0.2, 0.0]))
 def test_top_k_is_that_of_brute_force(
     case: Case, k: int, rows: int, open_mass: float | None
@@ -214,7 +222,7 @@ def test_top_k_is_that_of_brute_force(
         assert (found.open_mass <= open_mass * (found.found_mass + found.open_mass)).all()
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=300)
 @given(cases, st.one_of(st.none(), st.integers(1, 12)), st.sampled_from([0.0, 0.1]))
 def test_brackets_hold_the_true_rank_and_close(
     case: Case, budget: int | None, tolerance: float
@@ -282,3 +290,84 @@ def test_bad_questions_are_refused() -> None:
     torch.nn.init.constant_(search.decoder.model.decoder.final_layer_norm.weight, torch.nan)
     with pytest.raises(FloatingPointError, match="gives NaN"):
         top_k(search, encoded, 1)
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases, st.integers(1, 6))
+def test_a_beam_as_wide_as_the_catalogue_is_exact_and_others_never_exceed(
+    case: Case, width: int
+) -> None:
+    size = case.scores.shape[1]
+    expected = -np.sort(-np.where(case.may, case.scores, -np.inf), axis=1)
+    _, scores = beam_search(case.search, case.encoded, size, allowed=case.allowed,
+                            prior=case.prior)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    entities, scores = beam_search(case.search, case.encoded, width, allowed=case.allowed,
+                                   prior=case.prior)
+    assert (scores.numpy()[:, :size] <= expected[:, :width] + 1e-4).all()
+    real = entities.numpy() >= 0
+    assert case.may[np.nonzero(real)[0], entities.numpy()[real]].all()
+    assert np.isneginf(scores.numpy()[~real]).all()
+
+
+def in_trie(row: list[int], names: Names, prompt: int) -> tuple[int, ...] | None:
+    """The name a generated sequence spells, if it is one and only padding follows."""
+    text = tuple(row[prompt:])
+    if EOS not in text:
+        return None
+    end = text.index(EOS) + 1
+    return text[:end] if text[:end] in names and not any(text[end:]) else None
+
+
+@settings(deadline=None, max_examples=60)
+@given(names_strategy, st.integers(0, 10**6), st.integers(1, 5))
+def test_generate_writes_names_only_and_beams_find_what_ours_finds(
+    names: Names, seed: int, width: int
+) -> None:
+    search = ExactSearch(TreeDecoder(small_t5(seed, layers=1)), build(names))
+    ids, mask = queries(seed, 2)
+    depth = max(map(len, names))
+    processor = TrieLogitsProcessor(search.nodes, pad=0)
+
+    def generate(**how: object) -> object:
+        with torch.inference_mode():
+            return search.decoder.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=depth,
+                logits_processor=LogitsProcessorList([processor]), return_dict_in_generate=True,
+                output_scores=True, **how)
+
+    torch.manual_seed(seed)
+    for how in ({}, {"do_sample": True, "num_return_sequences": 3, "top_k": 0}):
+        for row in generate(**how).sequences.tolist():
+            assert in_trie(row, names, 1), row
+    found = generate(num_beams=width, num_return_sequences=width, length_penalty=0.0)
+    if width == 1:
+        return
+    query, entity, score = generated_entities(processor, found.sequences, found.sequences_scores,
+                                              width)
+    pairs = list(zip(query.tolist(), entity.tolist(), strict=True))
+    assert len(pairs) == len(set(pairs))
+    scores = search.all_scores(search.decoder.encode(ids, mask))
+    np.testing.assert_allclose(score, scores[query, entity], atol=1e-4)
+    if width >= len(names):
+        assert len(pairs) == 2 * len(names)
+
+
+def test_a_decoder_only_model_is_constrained_after_its_prompt() -> None:
+    names = [(3, 4, 5, EOS), (3, 4, EOS), (7, EOS), (8, 9, 10, 11, EOS)]
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(
+        vocab_size=VOCAB, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0,
+        eos_token_id=EOS, pad_token_id=0)).eval()
+    nodes = TrieNodes(build(names), torch.device("cpu"))
+    prompt = torch.tensor([[5, 6, 2], [2, 2, 9]])
+    processor = TrieLogitsProcessor(nodes, pad=0, start=3)
+    for _ in range(2):  # it can be used again
+        found = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), num_beams=6, num_return_sequences=6,
+            max_new_tokens=6, logits_processor=LogitsProcessorList([processor]),
+            return_dict_in_generate=True, output_scores=True, early_stopping=False)
+        query, entity, _ = generated_entities(processor, found.sequences, found.sequences_scores,
+                                              6)
+        assert sorted(zip(query.tolist(), entity.tolist(), strict=True)) == [
+            (q, e) for q in range(2) for e in range(4)]

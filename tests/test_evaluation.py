@@ -16,9 +16,10 @@ from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation import ranking
 from kgc_seq2seq.evaluation.dense import rank_by_scores
-from kgc_seq2seq.evaluation.ranking import encode_queries, rank_triples
+from kgc_seq2seq.evaluation.ranking import CertifiedRanks, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks, metrics
 from kgc_seq2seq.evaluation.results import summarize
+from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import InputConfig, Verbalizer
 
@@ -79,10 +80,47 @@ def test_ranks_equal_those_of_sorted_scores(
             tied.append(int((np.abs(gap[rival]) <= margin).sum()))
     assert ranks.better.tolist() == better
     assert ranks.tied.tolist() == tied
+    certified = rank_triples(search, verbalizer, graph.test, accelerator,
+                             CertifiedRanks(tolerance=0))
+    assert certified.better.tolist() == better
+    assert certified.tied.tolist() == tied
+    assert certified.open.tolist() == [0] * len(better)
+    cheap = rank_triples(search, verbalizer, graph.test, accelerator, CertifiedRanks(budget=2))
+    assert (cheap.optimistic <= ranks.optimistic).all()
+    assert (cheap.pessimistic + cheap.open >= ranks.pessimistic).all()
+    exactly, between = metrics(ranks), metrics(cheap)
+    for name, value in between.items():
+        if name != "count":
+            assert value["low"] - 1e-9 <= exactly[name] <= value["high"] + 1e-9
     dense = rank_by_scores(graph, graph.test, lambda queries: search.all_scores(
         encode_queries(search, verbalizer, queries)))
     assert dense.better.tolist() == better
     assert dense.tied.tolist() == tied
+
+
+def test_sampling_follows_the_published_rules(accelerator: Accelerator) -> None:
+    """So many draws that nearly all names are met: the ranks are then nearly the true ones."""
+    graph = random_graph(5, entities=6)
+    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=40))
+    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), 0)
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
+        decoder_start_token_id=0)).eval()
+    search = ExactSearch(TreeDecoder(model), EntityTrie.build(*verbalizer.names()))
+
+    def ranks(samples: int, seed: int = 0) -> list[int]:
+        found = rank_triples(search, verbalizer, graph.test, accelerator,
+                             SampledRanks(samples, top_k=len(tokenizer), seed=seed))
+        return found.optimistic.tolist()
+
+    few = ranks(3)
+    assert few == ranks(3)
+    assert few != ranks(3, seed=1)
+    assert max(few) == graph.num_entities  # never drawn
+    exact = rank_triples(search, verbalizer, graph.test, accelerator).optimistic
+    many = np.array(ranks(3000))
+    assert (many[many < graph.num_entities] <= exact[many < graph.num_entities]).all()
 
 
 def test_summary_parts_directions_and_relations() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
+from kgc_seq2seq.decoding.ragged import best_of_each, merge_best
 from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 
 _SLACK = 1e-3
@@ -81,7 +82,7 @@ def top_k(
         item, entity, log_p, score = frontier.expand(
             wanted, step_rows or max(count, min(search.rows_at_once, 16 * count)))
         mass.scatter_add_(0, item, log_p.double().exp())
-        entities, scores = _merge(entities, scores, item, entity, score)
+        entities, scores = merge_best(entities, scores, item, entity, score)
     return TopK(entities, scores, mass, frontier.mass())
 
 
@@ -224,14 +225,10 @@ class _Frontier:
 
     def _best(self, candidates: Tensor, rows: int) -> Tensor:
         """The best candidates of each search, about ``rows`` in all, ordered by search."""
-        order = candidates[torch.argsort(self.bound[candidates], descending=True)]
-        order = order[torch.argsort(self.item[order], stable=True)]
-        item = self.item[order]
-        active, sizes = torch.unique_consecutive(item, return_counts=True)
-        place = torch.arange(len(item), device=item.device) - torch.repeat_interleave(
-            sizes.cumsum(0) - sizes, sizes)
-        best: Tensor = order[place < max(1, rows // len(active))]
-        return best[: max(rows, 1)]
+        active = len(torch.unique(self.item[candidates]))
+        best = best_of_each(self.item[candidates], self.bound[candidates],
+                            max(1, rows // active))
+        return candidates[best[:rows]]
 
 
 class _Pool:
@@ -288,25 +285,6 @@ class _Pool:
         self._keys, self._values = ([grown(tensor) for tensor in tensors]
                                     for tensors in (self._keys, self._values))
         self._paths, self._depths = grown(self._paths), grown(self._depths)
-
-
-def _merge(
-    entities: Tensor, scores: Tensor, item: Tensor, entity: Tensor, score: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The best k of what was found before, [Q, k], and of what was met now."""
-    count, k = scores.shape
-    if not len(item):
-        return entities, scores
-    touched = torch.arange(count, device=item.device).repeat_interleave(k)
-    items, names = torch.cat([touched, item]), torch.cat([entities.flatten(), entity])
-    values = torch.cat([scores.flatten(), score])
-    # Equal scores: the entity of the lower number first, whatever the order of the search.
-    order = torch.argsort(names, stable=True)
-    order = order[torch.argsort(values[order], descending=True, stable=True)]
-    order = order[torch.argsort(items[order], stable=True)]
-    sizes = torch.bincount(items, minlength=count)
-    best = order[(sizes.cumsum(0) - sizes)[:, None] + torch.arange(k, device=item.device)]
-    return names[best], values[best]
 
 
 def _check_k(search: ExactSearch, k: int, queries: Tensor, allowed: Allowed | None) -> None:

@@ -149,6 +149,8 @@ class ExactSearch:
         while (node > 0).any():
             up.append(node)
             node = np.where(node > 0, self.trie.parents[node], 0)
+        if not up:
+            return entities.new_zeros((0, 0))
         path = np.stack(up[::-1], axis=1)
         # Short names meet the root early: move their zeros from the front to the back.
         shift = (path == 0).sum(axis=1)

@@ -1,13 +1,20 @@
-"""Exact filtered ranks of a generator's answers."""
+"""Filtered ranks of a generator's answers: exact, or within certified brackets."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
+from caption_cache.errors import InputError
+from kgc_seq2seq.decoding.best_first import bracket
 from kgc_seq2seq.decoding.exact import Answers, ExactSearch
+from kgc_seq2seq.decoding.nodes import Allowed
 from kgc_seq2seq.decoding.tree_decoder import Encoded
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -31,8 +38,26 @@ def encode_queries(search: ExactSearch, verbalizer: Verbalizer, queries: Ints) -
         return search.decoder.encode(ids, ids != verbalizer.pad)
 
 
+class Ranker(Protocol):
+    """Ranks the gold answers of a batch of queries."""
+
+    def __call__(
+        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+    ) -> tuple[Longs, ...]:
+        """The columns of `Ranks` for G gold answers.
+
+        Args:
+            search: Model and trie.
+            verbalizer: Of the same graph.
+            queries: int32 [Q, 2]: entity, relation in ``0 … 2R - 1``.
+            owner: The query of each gold, int64 [G], ascending.
+            gold: int32 [G].
+        """
+
+
 def rank_triples(
-    search: ExactSearch, verbalizer: Verbalizer, triples: Ints, accelerator: Accelerator
+    search: ExactSearch, verbalizer: Verbalizer, triples: Ints, accelerator: Accelerator,
+    ranker: Ranker | None = None,
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all entities.
 
@@ -44,40 +69,81 @@ def rank_triples(
         verbalizer: Of the same graph.
         triples: int32 [n, 3].
         accelerator: Knows the processes.
+        ranker: How; None: `exact_ranks`.
 
     Returns:
         2n ranks: of all tail queries in the order of ``triples``, then of all head queries.
     """
+    ranker = ranker or exact_ranks
     graph = verbalizer.graph
     questions = graph.queries(triples)
     # Triples that share a query share its search.
     distinct, query = np.unique(questions[:, :2], axis=0, return_inverse=True)
     by_query = np.argsort(query, kind="stable")
-    better, tied = np.zeros((2, len(questions)), np.int64)
+    columns = np.zeros((2 + (ranker is not exact_ranks), len(questions)), np.int64)
     chunks = range(0, len(distinct), QUERIES_AT_ONCE)
     for start in chunks[accelerator.process_index :: accelerator.num_processes]:
         part = distinct[start : start + QUERIES_AT_ONCE]
         low, high = np.searchsorted(query[by_query], [start, start + len(part)])
         rows = by_query[low:high]
-        better[rows], tied[rows] = _rank(search, verbalizer, part, query[rows] - start,
-                                         questions[rows, 2])
-    counts = accelerator.reduce(torch.from_numpy(np.stack([better, tied])).to(accelerator.device))
+        columns[:, rows] = ranker(search, verbalizer, part, query[rows] - start,
+                                  questions[rows, 2])
+    counts = accelerator.reduce(torch.from_numpy(columns).to(accelerator.device))
     return Ranks(*counts.cpu().numpy())
 
 
-def _rank(
+@dataclass(frozen=True)
+class CertifiedRanks:
+    """Brackets that provably hold the exact rank, at a bounded cost; a `Ranker`."""
+
+    budget: int | None = None
+    """Decoder positions to spend on each gold, at least; None: no limit."""
+    tolerance: float = 0.002
+    """A reciprocal rank that is certain within this is left as it is."""
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 1:
+            raise InputError(f"The budget is {self.budget} decoder positions; give 1 or more.")
+        if not 0 <= self.tolerance < 1:
+            raise InputError(f"The tolerance is {self.tolerance}; give a number from 0 to below "
+                             "1.")
+
+    def __call__(
+        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+    ) -> tuple[Longs, ...]:
+        """As `Ranker`: better, tied, open."""
+        encoded, owners, golds, scores, margin = _score_gold(
+            search, verbalizer, queries, owner, gold)
+        graph = verbalizer.graph
+        of, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
+        allowed = Allowed.without(search.nodes, *(torch.from_numpy(column.astype(np.int64)).to(
+            scores.device) for column in (of, known)))
+        found = bracket(search, encoded, owners, golds, margin, gold_scores=scores,
+                        allowed=allowed, budget=self.budget, tolerance=self.tolerance)
+        return tuple(column.cpu().numpy() for column in (found.better, found.tied, found.open))
+
+
+def _score_gold(
     search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
-) -> tuple[Longs, Longs]:
-    """How many candidates beat, and how many tie with, the gold answers ``gold`` of ``owner``."""
+) -> tuple[Encoded, Tensor, Tensor, Tensor, Tensor]:
+    """The encoded queries; owners, golds, their scores and their margins on the device."""
     encoded = encode_queries(search, verbalizer, queries)
-    device = search.decoder.device
-    scores = search.gold_scores(encoded, torch.from_numpy(owner).to(device),
-                                torch.from_numpy(gold.astype(np.int64)).to(device)).cpu().numpy()
-    margin = TOLERANCE * np.maximum(1, np.abs(scores))
-    threshold = np.full(len(queries), np.inf, np.float32)
-    np.minimum.at(threshold, owner, scores - margin)
-    found = search.sweep(encoded, torch.from_numpy(threshold).to(device))
+    owners = torch.from_numpy(owner).to(search.decoder.device)
+    golds = torch.from_numpy(gold.astype(np.int64)).to(search.decoder.device)
+    scores = search.gold_scores(encoded, owners, golds)
+    return encoded, owners, golds, scores, TOLERANCE * scores.abs().clamp(min=1)
+
+
+def exact_ranks(
+    search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+) -> tuple[Longs, ...]:
+    """As `Ranker`: better and tied, exactly."""
+    encoded, owners, _, own, margins = _score_gold(search, verbalizer, queries, owner, gold)
+    threshold = torch.full((len(queries),), torch.inf, device=own.device)
+    threshold.scatter_reduce_(0, owners, own - margins, "amin")
+    found = search.sweep(encoded, threshold)
     found = without_known(found, verbalizer.graph, queries)
+    scores, margin = own.cpu().numpy(), margins.cpu().numpy()
     # Compare every gold with every answer found for its query.
     order = np.argsort(found.queries, kind="stable")
     starts = np.searchsorted(found.queries[order], np.arange(len(queries) + 1))

@@ -1,8 +1,9 @@
-"""Filtered ranks with ties, and the metrics made of them."""
+"""Filtered ranks with ties, exact or within certified brackets, and the metrics of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ class Ranks:
     """Allowed candidates that score more than the gold, int64 [G]."""
     tied: Longs
     """Allowed candidates other than the gold that score the same within tolerance, int64 [G]."""
+    open: Longs | None = None
+    """At most so many more candidates might be better or tied, int64 [G]; None: the ranks are
+    exact."""
 
     @property
     def optimistic(self) -> Longs:
@@ -38,15 +42,26 @@ class Ranks:
         return (self.optimistic + self.pessimistic) / 2
 
     def __getitem__(self, chosen: npt.NDArray[np.bool_] | slice) -> Ranks:
-        return Ranks(self.better[chosen], self.tied[chosen])
+        return Ranks(self.better[chosen], self.tied[chosen],
+                     None if self.open is None else self.open[chosen])
 
 
-def metrics(ranks: Ranks) -> dict[str, float | int]:
+def metrics(ranks: Ranks) -> dict[str, Any]:
     """MR, MRR and Hits@1/3/10 of realistic ranks, and how many ranks there are.
 
-    A Hits@k counts a rank of at most k. All but ``mr`` and ``count`` lie in 0 … 1.
+    A Hits@k counts a rank of at most k. All but ``mr`` and ``count`` lie in 0 … 1. Of bracketed
+    ranks every metric is an interval ``{"low": …, "high": …}`` that holds the exact value.
     """
-    rank = ranks.realistic
+    best = _metrics(ranks.realistic)
+    if ranks.open is None:
+        return best
+    worst = _metrics(ranks.realistic + ranks.open)
+    return {name: value if name == "count" else {"low": min(value, worst[name]),
+                                                 "high": max(value, worst[name])}
+            for name, value in best.items()}
+
+
+def _metrics(rank: Floats) -> dict[str, Any]:
     return {
         "mr": float(rank.mean()),
         "mrr": float((1 / rank).mean()),
