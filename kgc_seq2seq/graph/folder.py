@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from caption_cache.errors import InputError
-from caption_cache.tables import Table, read_table
+from kgc_seq2seq.graph.columns import Columns, first_true, read_table, shown
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 
+_ROWS_AT_ONCE = 2**20
 
-def read_graph(folder: Path) -> KnowledgeGraph:
+
+def read_graph(folder: Path, *, flawed: bool = False) -> KnowledgeGraph:
     """Read the data-set folder ``folder``.
+
+    Args:
+        folder: The folder.
+        flawed: Also take what no model can be trained on: names that are empty or stand twice,
+            and splits without a triple. The audit asks for it, to say all that is wrong at once.
 
     Raises:
         InputError: A file is missing or malformed, an id or a name stands twice, a triple names
@@ -27,23 +37,21 @@ def read_graph(folder: Path) -> KnowledgeGraph:
     entities = read_table(folder / "entities.tsv", ["id", "name"], ["description"])
     relations = read_table(folder / "relations.tsv", ["id", "name"], ["inverse_name"])
     for table in (entities, relations):
-        for column in ("id", "name"):
-            _refuse_repeats(table, column)
-        _refuse_empty(table, "name")
-    relation_names = relations.columns["name"]
-    stated = relations.columns.get("inverse_name", [""] * len(relations))
-    inverse_names = [inverse or f"inverse of {name}"
-                     for name, inverse in zip(relation_names, stated, strict=True)]
-    entity_index = {key: index for index, key in enumerate(entities.columns["id"])}
-    relation_index = {key: index for index, key in enumerate(relations.columns["id"])}
-    splits = {split: _read_triples(folder / f"{split}.tsv", entity_index, relation_index)
-              for split in SPLITS}
+        _refuse_repeats(table, "id")
+        if not flawed:
+            _refuse_repeats(table, "name")
+            _refuse_empty(table, "name")
+    relation_names = _texts(relations, "name")
+    inverse_names = [inverse or f"inverse of {name}" for name, inverse in zip(
+        relation_names, _texts(relations, "inverse_name"), strict=True)]
+    splits = {split: _read_triples(folder / f"{split}.tsv", entities["id"], relations["id"],
+                                   may_be_empty=flawed) for split in SPLITS}
     return KnowledgeGraph(
         name=str(read_about(folder).get("name", folder.name)),
-        entity_ids=tuple(entities.columns["id"]),
-        entity_names=tuple(entities.columns["name"]),
-        entity_descriptions=tuple(entities.columns.get("description", [""] * len(entities))),
-        relation_ids=tuple(relations.columns["id"]),
+        entity_ids=_texts(entities, "id"),
+        entity_names=_texts(entities, "name"),
+        entity_descriptions=_texts(entities, "description"),
+        relation_ids=_texts(relations, "id"),
         relation_names=(*relation_names, *inverse_names),
         **splits,
     )
@@ -70,32 +78,82 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _refuse_repeats(table: Table, column: str) -> None:
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write ``dataset.json``."""
+    text = json.dumps(about, indent=1, ensure_ascii=False)
+    (folder / "dataset.json").write_text(text + "\n", "utf-8")
+
+
+def write_table(path: Path, columns: Mapping[str, pa.Array]) -> None:
+    """Write a table of a data set.
+
+    Args:
+        path: The file.
+        columns: String arrays of one length, by name, without tabs and newlines.
+    """
+    count = len(next(iter(columns.values())))
+    with path.open("wb") as file:
+        file.write("\t".join(columns).encode() + b"\n")
+        for start in range(0, count, _ROWS_AT_ONCE):
+            cells = [column.slice(start, _ROWS_AT_ONCE) for column in columns.values()]
+            lines = pc.binary_join_element_wise(
+                pc.binary_join_element_wise(*cells, "\t"), "\n", "").cast(pa.large_string())
+            # One string after the other, an array's text is the text of the file.
+            for chunk in lines.chunks if isinstance(lines, pa.ChunkedArray) else [lines]:
+                offsets = np.frombuffer(chunk.buffers()[1], np.int64)
+                first, last = offsets[chunk.offset], offsets[chunk.offset + len(chunk)]
+                file.write(memoryview(chunk.buffers()[2])[first:last])
+
+
+def write_triples(path: Path, triples: Ints, entity_ids: pa.Array, relation_ids: pa.Array) -> None:
+    """Write a split.
+
+    Args:
+        path: The file.
+        triples: int32 [n, 3].
+        entity_ids: The ids to write for the entities, strings [N].
+        relation_ids: Likewise for the relations, strings [R].
+    """
+    head, relation, tail = (pa.array(np.ascontiguousarray(column)) for column in triples.T)
+    write_table(path, {"head": entity_ids.take(head), "relation": relation_ids.take(relation),
+                       "tail": entity_ids.take(tail)})
+
+
+def _texts(table: Columns, column: str) -> tuple[str, ...]:
+    if column not in table.header:
+        return ("",) * len(table)
+    return tuple(table[column].to_numpy().tolist())
+
+
+def _refuse_repeats(table: Columns, column: str) -> None:
+    if pc.count_distinct(table[column]).as_py() == len(table):
+        return
     first: dict[str, int] = {}
-    for line, value in enumerate(table.columns[column], start=2):
+    for line, value in enumerate(_texts(table, column), start=2):
         if first.setdefault(value, line) != line:
             raise InputError(f"{table.path}, line {line}: the {column} {value!r} stands at line "
                              f"{first[value]} already; each must be there once.")
 
 
-def _refuse_empty(table: Table, column: str) -> None:
-    for line, value in enumerate(table.columns[column], start=2):
-        if not value.strip():
-            raise InputError(f"{table.path}, line {line}: the {column} is empty; fill it in.")
+def _refuse_empty(table: Columns, column: str) -> None:
+    if row := first_true(pc.equal(pc.utf8_trim_whitespace(table[column]), "")):
+        raise InputError(f"{table.where(row[0])}: the {column} is empty; fill it in.")
 
 
-def _read_triples(path: Path, entities: dict[str, int], relations: dict[str, int]) -> Ints:
+def _read_triples(
+    path: Path, entities: pa.ChunkedArray, relations: pa.ChunkedArray, *, may_be_empty: bool
+) -> Ints:
     table = read_table(path, ["head", "relation", "tail"])
-    if not len(table):
+    if not len(table) and not may_be_empty:
         raise InputError(f"{path} holds no triple; every split needs at least one.")
-    columns = []
-    for column, index, kind in (("head", entities, "entities"),
-                                ("relation", relations, "relations"),
-                                ("tail", entities, "entities")):
-        ids = [index.get(value, -1) for value in table.columns[column]]
-        if -1 in ids:
-            row = ids.index(-1)
-            raise InputError(f"{path}, line {row + 2}: the {column} {table.columns[column][row]!r} "
-                             f"is not in {kind}.tsv; add it there or mend the triple.")
-        columns.append(np.array(ids, np.int32))
-    return np.stack(columns, axis=1)
+    triples = np.empty((len(table), 3), np.int32)
+    for place, (column, ids, kind) in enumerate((("head", entities, "entities"),
+                                                 ("relation", relations, "relations"),
+                                                 ("tail", entities, "entities"))):
+        index = pc.index_in(table[column], value_set=ids)
+        if row := first_true(pc.is_null(index)):
+            raise InputError(f"{table.where(row[0])}: the {column} "
+                             f"{shown(table[column][row[0]].as_py())} is not in {kind}.tsv; add "
+                             "it there or mend the triple.")
+        triples[:, place] = index.to_numpy()
+    return triples

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kgc_seq2seq.graph.csr import Csr, Ints, Longs
+from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows
 
 SPLITS = ("train", "valid", "test")
 
@@ -24,11 +24,11 @@ class KnowledgeGraph:
 
     name: str
     """Name of the data set."""
-    entity_ids: tuple[str, ...]
+    entity_ids: Sequence[str]
     """Identifier of each entity, as in ``entities.tsv``."""
-    entity_names: tuple[str, ...]
+    entity_names: Sequence[str]
     """What each entity is called; distinct."""
-    entity_descriptions: tuple[str, ...]
+    entity_descriptions: Sequence[str]
     """A sentence on each entity, or an empty string."""
     relation_ids: tuple[str, ...]
     """Identifier of each of the R relations, as in ``relations.tsv``."""
@@ -75,7 +75,7 @@ class KnowledgeGraph:
         """
         head, relation, tail = triples.T
         backward = np.stack([tail, relation + self.num_relations, head], axis=1)
-        return np.concatenate([triples, backward]).astype(np.int32)
+        return np.concatenate([triples, backward]).astype(np.int32, copy=False)
 
     def query_keys(self, entities: Ints, relations: Ints) -> Longs:
         """One int64 for each (entity, relation in ``0 … 2R - 1``): the key of `known_answers`."""
@@ -84,7 +84,7 @@ class KnowledgeGraph:
     @cached_property
     def known_answers(self) -> Csr:
         """Answers of every query over all splits, keyed by `query_keys`; the filtered setting's."""
-        facts = np.unique(self.queries(np.concatenate([self.train, self.valid, self.test])), axis=0)
+        facts = distinct_rows(self.queries(np.concatenate([self.train, self.valid, self.test])))
         return Csr.group(self.query_keys(facts[:, 0], facts[:, 1]), facts[:, 2].copy())
 
     def fold(self, queries: Ints) -> Ints:
@@ -102,7 +102,7 @@ class KnowledgeGraph:
     @cached_property
     def training_queries(self) -> Ints:
         """Distinct queries of the train split, folded, with one answer each, int32 [m, 3]."""
-        return np.unique(self.fold(self.queries(self.train)), axis=0)
+        return distinct_rows(self.fold(self.queries(self.train)))
 
     @cached_property
     def neighbours(self) -> Csr:
