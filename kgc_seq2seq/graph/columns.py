@@ -55,17 +55,17 @@ class Columns:
             bad = pc.less(numbers, 0)
         except pa.ArrowInvalid:
             bad = pc.invert(pc.match_substring_regex(cells, r"^\d{1,18}$"))
-        if row := first_true(bad):
-            raise InputError(f"{self.where(row[0])}: {shown(cells[row[0]].as_py())} is no {what}; "
+        if (row := first_true(bad)) is not None:
+            raise InputError(f"{self.where(row)}: {shown(cells[row].as_py())} is no {what}; "
                              "a whole number from 0 on must stand there.")
         values: Longs = numbers.to_numpy()
         return values
 
 
-def first_true(mask: pa.ChunkedArray | pa.Array) -> tuple[int] | tuple[()]:
+def first_true(mask: pa.ChunkedArray | pa.Array) -> int | None:
     """The first place where ``mask`` holds, if there is one."""
-    place = pc.index(mask, True).as_py()
-    return () if place < 0 else (place,)
+    place = int(pc.index(mask, True).as_py())
+    return None if place < 0 else place
 
 
 def shown(text: str) -> str:
@@ -114,8 +114,8 @@ def read_columns(
 def read_lines(path: Path) -> Columns:
     """Read a file of one text a line; as `read_columns`, but an empty line is refused."""
     lines = read_columns(path, 1, separator=None)
-    if row := first_true(pc.equal(pc.utf8_trim_whitespace(lines.cells[0]), "")):
-        raise InputError(f"{lines.where(row[0])}: the line is empty; fill it in or delete it.")
+    if (row := first_true(pc.equal(pc.utf8_trim_whitespace(lines.cells[0]), ""))) is not None:
+        raise InputError(f"{lines.where(row)}: the line is empty; fill it in or delete it.")
     return lines
 
 
@@ -156,8 +156,8 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
         raise InputError(f"{path}, line 1: a column is named twice; keep one of them.")
     table = read_columns(path, len(header), skip=1)
     table = Columns(path, 2, table.cells, tuple(header))
-    if row := first_true(pc.equal(pc.utf8_trim_whitespace(table[required[0]]), "")):
-        raise InputError(f"{table.where(row[0])}: no {required[0]}; fill it in or delete the line.")
+    if (row := first_true(pc.equal(pc.utf8_trim_whitespace(table[required[0]]), ""))) is not None:
+        raise InputError(f"{table.where(row)}: no {required[0]}; fill it in or delete the line.")
     return table
 
 

@@ -136,8 +136,8 @@ def _refuse_repeats(table: Columns, column: str) -> None:
 
 
 def _refuse_empty(table: Columns, column: str) -> None:
-    if row := first_true(pc.equal(pc.utf8_trim_whitespace(table[column]), "")):
-        raise InputError(f"{table.where(row[0])}: the {column} is empty; fill it in.")
+    if (row := first_true(pc.equal(pc.utf8_trim_whitespace(table[column]), ""))) is not None:
+        raise InputError(f"{table.where(row)}: the {column} is empty; fill it in.")
 
 
 def _read_triples(
@@ -151,9 +151,9 @@ def _read_triples(
                                                  ("relation", relations, "relations"),
                                                  ("tail", entities, "entities"))):
         index = pc.index_in(table[column], value_set=ids)
-        if row := first_true(pc.is_null(index)):
-            raise InputError(f"{table.where(row[0])}: the {column} "
-                             f"{shown(table[column][row[0]].as_py())} is not in {kind}.tsv; add "
+        if (row := first_true(pc.is_null(index))) is not None:
+            raise InputError(f"{table.where(row)}: the {column} "
+                             f"{shown(table[column][row].as_py())} is not in {kind}.tsv; add "
                              "it there or mend the triple.")
         triples[:, place] = index.to_numpy()
     return triples

@@ -1,0 +1,158 @@
+"""Images and captions that come with a graph, put where the data-set folder has them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from caption_cache.captioners import Identity
+from caption_cache.errors import InputError
+from caption_cache.images import content_hash
+from caption_cache.source import Source
+from caption_cache.store import Row, Store
+from kgc_seq2seq.graph.columns import shown
+from kgc_seq2seq.graph.folder import write_table
+from kgc_seq2seq.graph.importers.joins import Joined, join, variants
+
+CAPTIONER = "imported"
+"""What the cache calls the captioner of captions from a table."""
+_ROWS_AT_ONCE = 2048
+
+
+def import_images(source: Path, ids: pa.Array, out_ids: list[str], out: Path
+                  ) -> tuple[dict[str, list[str]], list[str]]:
+    """Put the images of entities into a data-set folder, as links where the disk allows.
+
+    Args:
+        source: A folder with a folder for each entity, or a table with the columns entity and
+            path, relative to the table.
+        ids: What the source calls the entities.
+        out_ids: Their ids in the data set.
+        out: The data-set folder; it gets ``images`` and ``images.tsv``.
+
+    Returns:
+        The paths of the images by entity id, and what is worth a note.
+
+    Raises:
+        InputError: The source is malformed, a file is missing, or no image belongs to an entity.
+    """
+    found, notes = _in_folders(source, ids) if source.is_dir() else _listed(source, ids)
+    paths: dict[str, list[str]] = {}
+    for entity, file in found:
+        folder = Path("images") / quote(out_ids[entity], safe="")
+        target = folder / file.name
+        if str(target) in paths.get(out_ids[entity], []):
+            target = folder / f"{len(paths[out_ids[entity]])}-{file.name}"
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        _link(file, out / target)
+        paths.setdefault(out_ids[entity], []).append(str(target))
+    if not paths:
+        raise InputError(f"{source} holds no image of an entity such as "
+                         f"{shown(ids[0].as_py())}; it must have a folder for each entity, or be "
+                         "a table with the columns entity and path.")
+    rows = [(entity, path) for entity, listed in paths.items() for path in listed]
+    write_table(out / "images.tsv", {"entity": pa.array([entity for entity, _ in rows]),
+                                     "path": pa.array([path for _, path in rows])})
+    return paths, notes
+
+
+def import_captions(
+    joined: Joined, out_ids: list[str], images: dict[str, list[str]], out: Path
+) -> int:
+    """Put the column ``caption`` of a table into the caption cache of a data-set folder.
+
+    A caption counts as one of all the images that the entity has. Where there are none, it counts
+    until images are added.
+
+    Returns:
+        The number of captions.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    table = joined.table
+    captions = table["caption"].combine_chunks().take(joined.rows)
+    revision = content_hash(table.path.read_bytes())
+    source = Source(Identity(CAPTIONER, table.path.name, revision), None, None)
+    known = pc.and_(pc.is_valid(captions), pc.not_equal(pc.utf8_trim_whitespace(captions), ""))
+    places = pc.indices_nonzero(known).to_pylist()
+    with Store(out).writing() as writer:
+        for start in range(0, len(places), _ROWS_AT_ONCE):
+            part = places[start : start + _ROWS_AT_ONCE]
+            writer.add([
+                _row(source, out_ids[place], images.get(out_ids[place], []), out, text)
+                for place, text in zip(part, captions.take(pa.array(part)).to_pylist(),
+                                       strict=True)])
+    return len(places)
+
+
+def _row(source: Source, entity: str, images: list[str], out: Path, text: str) -> Row:
+    hashes = [content_hash((out / path).read_bytes()) for path in images]
+    return Row(
+        key=source.key(text, hashes), scope="entity", entity=entity, neighbour=None, relation=None,
+        # The cache is keyed by images, so a caption without one gets a stand-in.
+        images=images or [f"imported:{entity}"], image_hashes=hashes or [""], prompt=None,
+        text=" ".join(text.split()), status="ok", reason=None, seconds=0.0, **source.columns)
+
+
+def _in_folders(source: Path, ids: pa.Array) -> tuple[Iterator[tuple[int, Path]], list[str]]:
+    try:
+        folders = sorted(entry.name for entry in os.scandir(source)
+                         if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{source} cannot be listed ({error.strerror}); check its "
+                         "permissions.") from None
+    owners = [pc.index_in(pa.array(folders, pa.string()), value_set=variant)
+              for variant in [*variants(ids), _quoted(ids)]]
+    owner = pc.coalesce(*owners).to_pylist()
+    strangers = owner.count(None)
+    notes = [f"{strangers:,} folders of {source.name} belong to no entity"] if strangers else []
+
+    def files() -> Iterator[tuple[int, Path]]:
+        for name, entity in zip(folders, owner, strict=True):
+            if entity is not None:
+                for file in sorted((source / name).iterdir()):
+                    if file.is_file() and not file.name.startswith("."):
+                        yield entity, file
+
+    return files(), notes
+
+
+def _quoted(ids: pa.Array) -> pa.Array:
+    return pa.array([quote(text, safe="") for text in ids.to_pylist()], pa.string())
+
+
+def _listed(source: Path, ids: pa.Array) -> tuple[Iterator[tuple[int, Path]], list[str]]:
+    joined = join(source, ids, ["path", "image"], several=True)
+    table = joined.table
+    column = next((table.header.index(name) for name in ("path", "image") if name in table.header),
+                  1 - joined.key)
+
+    def files() -> Iterator[tuple[int, Path]]:
+        for row, (entity, path) in enumerate(zip(
+                joined.owners.to_pylist(), table.cells[column].to_pylist(), strict=True)):
+            if entity is None:
+                continue
+            file = source.parent / path
+            if not file.is_file():
+                raise InputError(f"{table.where(row)}: {file} is no file; correct the path, which "
+                                 f"starts at {source.parent}, or delete the line.")
+            yield entity, file
+
+    return files(), joined.notes("entities")
+
+
+def _link(file: Path, target: Path) -> None:
+    if not file.name.isprintable():
+        raise InputError(f"{file.parent}: the name {file.name!a} holds characters that cannot be "
+                         "printed; rename it.")
+    try:
+        os.link(file.resolve(), target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(file, target)
