@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ def token_keys(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
     table = TokenTable.build(tokenizer, names)
     bounds = table.offsets.tolist()
     words = list(map(str, table.tokens.tolist()))
-    keys = [" ".join(words[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    keys = [" ".join(words[start:end]) for start, end in pairwise(bounds)]
     unknown = np.flatnonzero(table.tokens == tokenizer.unk_token_id)
     owners = np.searchsorted(table.offsets, unknown, side="right") - 1
     bad = np.union1d(owners, np.flatnonzero(np.diff(table.offsets) == 0))

@@ -78,7 +78,7 @@ def import_captions(
     """
     table = joined.table
     captions = table["caption"].combine_chunks().take(joined.rows)
-    revision = content_hash(table.path.read_bytes())
+    revision = content_hash(table.path.read_bytes())[:12]
     source = Source(Identity(CAPTIONER, table.path.name, revision), None, None)
     known = pc.and_(pc.is_valid(captions), pc.not_equal(pc.utf8_trim_whitespace(captions), ""))
     places = pc.indices_nonzero(known).to_pylist()
