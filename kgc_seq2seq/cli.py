@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="kgc", description=(
-        "Completes knowledge graphs whose entities have images. Exit codes: 0 done, 2 bad input, "
-        "3 stopped by a signal."))
+        "Completes knowledge graphs whose entities have images. Exit codes: 0 done, 1 the audit "
+        "found something, 2 bad input, 3 stopped by a signal."))
     demo = parser.add_command("demo", _demo, (
         "caption, train, evaluate and query the nations graph; about four minutes"))
     demo.add_argument("--out", type=Path, default=Path("runs/nations"), help="the run folder")
@@ -36,6 +36,26 @@ def _parser() -> Parser:
     nations = parser.add_command("nations", _nations, (
         "write the nations graph, which comes with this package, as a data-set folder"))
     nations.add_argument("dataset", type=Path, help="the folder to write")
+    _add_import(parser)
+    audit = parser.add_command("audit", _audit, (
+        "check a data set for leaks, repeats, foreign ids, names that collide and bad images"))
+    _dataset_folder(audit)
+    audit.add_argument("--fail-on", choices=["error", "warning"], metavar="SEVERITY", help=(
+        "end with exit code 1 on a finding of this severity or worse: error or warning"))
+    audit.add_argument("--tokenizer", metavar="T5", help=(
+        "a folder or a name on the hub: also check that names differ as its tokens"))
+    split = parser.add_command("split", _split, (
+        "write a data set again with new splits, without leaks and with nothing unseen"))
+    _dataset_folder(split)
+    split.add_argument("out", type=Path, help="the data-set folder to write")
+    _shares(split)
+    split.add_argument("--keep-test", action="store_true",
+                       help="leave test as it is and draw valid from the rest")
+    describe = parser.add_command("describe", _describe, (
+        "sizes, degrees and relation cardinalities of a data set"))
+    _dataset_folder(describe)
+    describe.add_argument("--plot", type=Path, metavar="FILE",
+                          help="also draw them (.png, .svg or .pdf)")
     evaluate = parser.add_command("evaluate", _evaluate, "rank every fact of a split exactly")
     _run_folder(evaluate)
     evaluate.add_argument("--split", choices=["valid", "test"], default="test",
@@ -66,6 +86,46 @@ def _parser() -> Parser:
     report = parser.add_command("report", _report, "write report.html into a run folder")
     _run_folder(report)
     return parser
+
+
+def _add_import(parser: Parser) -> None:
+    command = parser.add_command("import", _import, (
+        "turn a graph in a public format into a data-set folder"))
+    command.add_argument("format", choices=["openke", "momok", "mygo", "kgbert", "tsv", "datasets"],
+                         help="how the source is written: openke, momok, mygo, kgbert, tsv, "
+                              "datasets", metavar="FORMAT")
+    command.add_argument("source", type=Path, help=(
+        "its folder; for tsv also one file, for datasets also a name on the hub"))
+    command.add_argument("out", type=Path, help="the data-set folder to write")
+    command.add_argument("--names", type=Path, metavar="TABLE",
+                         help="names of the entities: a table with an id and a name")
+    command.add_argument("--relation-names", type=Path, metavar="TABLE",
+                         help="likewise of the relations, or a file with one a line, in order")
+    command.add_argument("--texts", type=Path, metavar="TABLE",
+                         help="a table with an id and a description, a caption, or both")
+    command.add_argument("--images", type=Path, metavar="PATH", help=(
+        "a folder with a folder for each entity, or a table with an id and a path"))
+    command.add_argument("--order", choices=["hrt", "htr"], help=(
+        "the order of the columns, where it is not the convention of the format"))
+    command.add_argument("--on-collision", default="error", metavar="POLICY",
+                         choices=["error", "description", "relation-hint", "id"], help=(
+                             "what tells entities of one name apart: error (refuse them), "
+                             "description, relation-hint (a train fact), id"))
+    command.add_argument("--tokenizer", metavar="T5", help=(
+        "a folder or a name on the hub: names collide when its tokens are the same"))
+    _shares(command, " (where the source is one set of triples)")
+
+
+def _shares(parser: Parser, when: str = "") -> None:
+    parser.add_argument("--valid", type=float, default=0.1, metavar="SHARE",
+                        help=f"share of the triples for valid{when}")
+    parser.add_argument("--test", type=float, default=0.1, metavar="SHARE",
+                        help=f"share of the triples for test{when}")
+    parser.add_argument("--seed", type=int, default=0, help=f"of the splits{when}")
+
+
+def _dataset_folder(parser: Parser) -> None:
+    parser.add_argument("dataset", type=Path, help="the folder of a data set")
 
 
 def _run_folder(parser: Parser) -> None:
@@ -114,6 +174,86 @@ def _nations(options: Namespace) -> Answer:
     return Answer({"dataset": str(options.dataset)}, (
         f"The nations graph is in {options.dataset}; caption its flags with 'caption-cache build "
         f"{options.dataset}'."))
+
+
+def _import(options: Namespace) -> Answer:
+    from kgc_seq2seq.graph.importers import ImportConfig, import_dataset
+    from kgc_seq2seq.graph.names import Key, Policy
+
+    key: Key | None = None
+    if options.tokenizer:
+        from kgc_seq2seq.text.catalogue import token_key
+        from kgc_seq2seq.training.model import load_tokenizer
+
+        key = token_key(load_tokenizer(options.tokenizer))
+    report = import_dataset(ImportConfig(
+        format=options.format, source=options.source, out=options.out, names=options.names,
+        relation_names=options.relation_names, texts=options.texts, images=options.images,
+        order=options.order, on_collision=Policy(options.on_collision), valid=options.valid,
+        test=options.test, seed=options.seed), key)
+    triples = ", ".join(f"{count:,} {split}" for split, count in report.triples.items())
+    lines = [f"{report.dataset}: {report.entities:,} entities, {report.relations:,} relations, "
+             f"{triples}, {report.images:,} images, {report.captions:,} captions."]
+    if report.collisions:
+        together = sum(len(group.ids) for group in report.collisions)
+        lines.append(f"{together:,} entities shared {len(report.collisions):,} names; "
+                     "collisions.tsv says what each has become, such as:")
+        lines += [f"  {group.name}: {', '.join(group.became[:4])}"
+                  for group in report.collisions[:5]]
+    lines += [f"Note: {note}." for note in report.notes]
+    lines.append(f"Look at it before you train: kgc audit {report.dataset}")
+    return Answer(report.as_dict(), "\n".join(lines))
+
+
+def _audit(options: Namespace) -> Answer:
+    from kgc_seq2seq.graph.audit import Spell, audit_dataset
+    from kgc_seq2seq.graph.audit.findings import Severity, findings_text, worst
+
+    spell: Spell | None = None
+    if options.tokenizer:
+        from functools import partial
+
+        from kgc_seq2seq.text.catalogue import token_keys
+        from kgc_seq2seq.training.model import load_tokenizer
+
+        spell = partial(token_keys, load_tokenizer(options.tokenizer))
+    findings = audit_dataset(options.dataset, spell)
+    counts = {severity.value: sum(finding.severity is severity for finding in findings)
+              for severity in Severity}
+    failed = options.fail_on is not None and worst(findings).rank <= Severity(options.fail_on).rank
+    return Answer(
+        {"dataset": str(options.dataset), "counts": counts,
+         "findings": [finding.as_dict() for finding in findings]},
+        findings_text(findings) + "\n" + ", ".join(f"{name}: {count}"
+                                                   for name, count in counts.items()),
+        code=int(failed))
+
+
+def _split(options: Namespace) -> Answer:
+    from kgc_seq2seq.graph.resplit import SplitConfig, split_dataset
+
+    report = split_dataset(options.dataset, options.out, SplitConfig(
+        options.valid, options.test, options.seed, options.keep_test))
+    lines = [f"{report.dataset}: " + ", ".join(
+        f"{split} {count:,} (was {report.before[split]:,})"
+        for split, count in report.triples.items()) + "."]
+    if report.pair_captions:
+        lines.append(f"{report.pair_captions:,} captions of pairs were left out: they were made "
+                     "for pairs of the old train.")
+    return Answer(report.as_dict(), "\n".join(lines))
+
+
+def _describe(options: Namespace) -> Answer:
+    from kgc_seq2seq.graph.describe import describe_graph, description_text, plot_graph
+    from kgc_seq2seq.graph.folder import read_graph
+
+    graph = read_graph(options.dataset)
+    description = describe_graph(graph)
+    text = description_text(description)
+    if options.plot:
+        plot_graph(graph, description, options.plot)
+        text += f"\nThe plot is {options.plot}."
+    return Answer(description, text)
 
 
 def _evaluate(options: Namespace) -> Answer:

@@ -84,6 +84,20 @@ def distinct_rows(rows: Ints) -> Ints:
     return np.stack([keys.astype(np.int32), *reversed(columns)], axis=1)
 
 
+def number_rows(rows: Ints) -> Longs:
+    """The place of each row among the distinct rows in ascending order, int64 [n].
+
+    Args:
+        rows: int32 [n, C] from 0 on.
+    """
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    sizes = [int(size) + 1 for size in rows.max(axis=0)]
+    if math.prod(sizes) >= 2**63:
+        return np.unique(rows, axis=0, return_inverse=True)[1]
+    return np.unique(pack(rows, sizes), return_inverse=True)[1]
+
+
 def pack(rows: Ints, sizes: Sequence[int]) -> Longs:
     """One int64 for each row, in the order of the rows: column ``c`` counts to ``sizes[c] - 1``."""
     keys = rows[:, 0].astype(np.int64)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.csr import Ints, Longs, number_rows
 
 
 def carve(
-    triples: Ints, valid: float, test: float, seed: int
+    triples: Ints, valid: float, test: float, seed: int, kin: Longs | None = None
 ) -> tuple[Ints, Ints, Ints]:
     """Split triples at random so that nothing leaks and nothing is unseen.
 
@@ -21,14 +21,17 @@ def carve(
         valid: Share of the triples wanted in valid.
         test: Share of the triples wanted in test.
         seed: Same seed, same splits.
+        kin: Relations with equal numbers count as the same relation here, int64 [R]: those that
+            say the same, forwards or backwards. None takes each for itself.
 
     Returns:
         train, valid and test, each int32 [·, 3] in the order of ``triples``. Valid and test are
         smaller than wanted where coverage does not allow more.
     """
     head, relation, tail = triples.T
-    pairs = np.stack([relation, np.minimum(head, tail), np.maximum(head, tail)], axis=1)
-    _, unit = np.unique(pairs, axis=0, return_inverse=True)
+    pairs = np.stack([relation if kin is None else kin[relation].astype(np.int32),
+                      np.minimum(head, tail), np.maximum(head, tail)], axis=1)
+    unit = number_rows(pairs)
     count = int(unit.max()) + 1
     priority = np.random.default_rng(seed).permutation(count)[unit]
     # The first unit, in random order, of every entity and of every relation stays in train.

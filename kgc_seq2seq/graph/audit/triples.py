@@ -14,16 +14,16 @@ from kgc_seq2seq.graph.audit.findings import (
     tell_names,
     tell_triples,
 )
-from kgc_seq2seq.graph.csr import Ints, Longs, distinct_rows, pack
+from kgc_seq2seq.graph.csr import Ints, Longs, distinct_rows, number_rows
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.graph.relation_rules import CONFIDENCE, RelationRules
 
 LEAK_SHARE = 0.05
 """From this share of a split on, facts that follow from train by a rule are a warning."""
-LOOP_SHARE = 0.01
-"""Likewise self-loops."""
+LOOP_SHARE = 0.02
+"""Above this share self-loops are a warning."""
 UNSEEN_SHARE = 0.01
-"""Likewise triples of relations that train never shows."""
+"""From this share on, triples of relations that train never shows are a warning."""
 MIN_COSINE = 0.85
 """Below this cosine the relations of a split are another mix than those of train."""
 MIN_FIT = 0.5
@@ -48,7 +48,7 @@ def audit_triples(graph: KnowledgeGraph) -> Iterator[Finding]:
     Yields:
         Findings, in no order of severity.
     """
-    keys = {split: _keys(graph, graph.split(split)) for split in SPLITS}
+    keys = _keys(graph)
     yield from _empty_splits(graph)
     yield from _repeats(graph, keys)
     yield from _shared(graph, keys)
@@ -64,14 +64,12 @@ def audit_triples(graph: KnowledgeGraph) -> Iterator[Finding]:
                 yield from _foreign_ids(graph, split, train)
 
 
-def _keys(graph: KnowledgeGraph, triples: Ints) -> Longs:
-    """One int64 a triple; equal for equal triples."""
-    sizes = [graph.num_entities, graph.num_relations, graph.num_entities]
-    if graph.num_entities**2 * graph.num_relations < 2**63:
-        return pack(triples, sizes)
-    together = np.concatenate([graph.split(split) for split in SPLITS])
-    _, numbers = np.unique(np.concatenate([together, triples]), axis=0, return_inverse=True)
-    return numbers[len(together):]
+def _keys(graph: KnowledgeGraph) -> dict[str, Longs]:
+    """One int64 for each triple of each split; equal for equal triples."""
+    parts = [graph.split(split) for split in SPLITS]
+    numbers = number_rows(np.concatenate(parts))
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return dict(zip(SPLITS, np.split(numbers, ends), strict=True))
 
 
 def _empty_splits(graph: KnowledgeGraph) -> Iterator[Finding]:

@@ -1,0 +1,145 @@
+"""A data set with new splits: the repair of one whose splits repeat, leak or are another's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from caption_cache.disk import cannot_write, replacing
+from caption_cache.errors import InputError
+from caption_cache.store import read_part
+from kgc_seq2seq.graph.csr import Ints, distinct_rows, number_rows
+from kgc_seq2seq.graph.folder import read_about, read_graph, write_about, write_triples
+from kgc_seq2seq.graph.importers import refuse_taken
+from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
+from kgc_seq2seq.graph.relation_rules import RelationRules
+from kgc_seq2seq.graph.splits import carve
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How to draw splits."""
+
+    valid: float = 0.1
+    """Share of all distinct triples that valid shall have."""
+    test: float = 0.1
+    """Likewise test; without meaning when test is kept."""
+    seed: int = 0
+    """Same seed, same splits."""
+    keep_test: bool = False
+    """Leave test as it is and draw valid from the rest."""
+
+    def __post_init__(self) -> None:
+        shares = (self.valid,) if self.keep_test else (self.valid, self.test)
+        if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
+            raise InputError("--valid and --test are shares of the triples: each must lie between "
+                             "0 and 1, and both together below 1.")
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What a split did."""
+
+    dataset: str
+    """The new data-set folder."""
+    triples: dict[str, int]
+    """Number of triples by split."""
+    before: dict[str, int]
+    """Likewise in the old data set."""
+    pair_captions: int
+    """Captions of pairs that were left out, since they were made for pairs of the old train."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def split_dataset(source: Path, out: Path, config: SplitConfig) -> SplitReport:
+    """Write a data set again with new splits; images and features are linked, not copied.
+
+    Raises:
+        InputError: The data set is malformed, ``out`` is there already or cannot be written, or
+            the triples are too few for the shares.
+    """
+    refuse_taken(out)
+    graph = read_graph(source, flawed=True)
+    splits = draw_splits(graph, config)
+    for split in SPLITS:
+        if not len(splits[split]):
+            raise InputError(f"{source} has too few triples: {split} would be empty while every "
+                             "entity and relation keeps one in train; ask for a larger share.")
+    how = (f"{'test kept, valid' if config.keep_test else 'valid and test'} drawn with seed "
+           f"{config.seed}; every entity and relation of the drawn triples is in train, and what "
+           "says the same, forwards or backwards, is in one split")
+    entity_ids, relation_ids = (pa.array(ids, pa.string())
+                                for ids in (graph.entity_ids, graph.relation_ids))
+    written = {f"{split}.tsv" for split in SPLITS} | {"dataset.json", "captions"}
+    try:
+        with replacing(out) as aside:
+            aside.mkdir()
+            for path in sorted(source.iterdir()):
+                if path.name in written or path.name.startswith("."):
+                    continue
+                if path.is_dir():
+                    shutil.copytree(path, aside / path.name, copy_function=_link)
+                else:
+                    shutil.copyfile(path, aside / path.name)
+            for split, triples in splits.items():
+                write_triples(aside / f"{split}.tsv", triples, entity_ids, relation_ids)
+            dropped = _copy_captions(source / "captions", aside / "captions")
+            write_about(aside, {**read_about(source), "name": out.name, "splits": how})
+    except OSError as error:
+        raise cannot_write(out, error) from None
+    return SplitReport(str(out), {split: len(splits[split]) for split in SPLITS},
+                       {split: len(graph.split(split)) for split in SPLITS}, dropped)
+
+
+def draw_splits(graph: KnowledgeGraph, config: SplitConfig) -> dict[str, Ints]:
+    """Draw new splits from the distinct triples of a graph, as `splits.carve` does.
+
+    Triples of relations that say the same (`RelationRules`) stay together.
+
+    Returns:
+        int32 [n, 3] by split.
+    """
+    everything = distinct_rows(np.concatenate([graph.train, graph.valid, graph.test]))
+    kin = RelationRules.find(everything, graph.num_entities, graph.num_relations).clusters()
+    if not config.keep_test:
+        return dict(zip(SPLITS, carve(everything, config.valid, config.test, config.seed, kin),
+                        strict=True))
+    numbers = number_rows(np.concatenate([everything, graph.test]))
+    pool = everything[~np.isin(numbers[: len(everything)], numbers[len(everything):])]
+    if not len(pool):
+        return {"train": pool, "valid": pool, "test": graph.test}
+    share = min(1.0, config.valid * len(everything) / len(pool))
+    train, valid, _ = carve(pool, share, 0.0, config.seed, kin)
+    return {"train": train, "valid": valid, "test": graph.test}
+
+
+def _copy_captions(source: Path, target: Path) -> int:
+    """Copy the caption cache without captions of pairs, which tell what the old train was."""
+    dropped = 0
+    for part in sorted(source.glob("part-*.parquet")):
+        target.mkdir(exist_ok=True)
+        rows = read_part(part)
+        kept = rows.filter(pc.is_null(rows["neighbour"]))
+        dropped += rows.num_rows - kept.num_rows
+        if kept.num_rows:
+            pq.write_table(kept, target / part.name, write_page_checksum=True)
+    return dropped
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file, or a copy where the disk has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
