@@ -83,18 +83,20 @@ def separator_of(path: Path, skip: int = 0) -> bytes:
 
 
 def read_columns(
-    path: Path, width: int, *, separator: bytes | None = b"\t", skip: int = 0
+    path: Path, width: int, *, separator: bytes | None = b"\t", skip: int = 0,
+    trim: bool = False,
 ) -> Columns:
     """Read a UTF-8 file in which every line has ``width`` cells.
 
-    There is no quoting and no escaping. A byte order mark, CRLF line ends, blanks at the end of a
-    line, and empty lines at the end of the file are accepted.
+    There is no quoting and no escaping. A byte order mark, CRLF line ends and empty lines at the
+    end of the file are accepted.
 
     Args:
         path: The file.
         width: Cells a line.
         separator: One byte between two cells; None takes a line as one cell.
         skip: Lines to pass over at the beginning.
+        trim: Whether blanks and tabs at the end of a line are to be passed over.
 
     Raises:
         InputError: The file cannot be read or is not UTF-8, or a line has more or fewer cells;
@@ -103,7 +105,8 @@ def read_columns(
     blocks: list[list[pa.Array]] = []
     line = skip + 1
     for data in _blocks(path, skip):
-        cells = _split(path, data, line, width, separator)
+        cells = _split(path, _BLANK_ENDS.sub(b"\n", data) if trim else data, line, width,
+                       separator)
         blocks.append(cells)
         line += len(cells[0])
     return Columns(path, skip + 1, [
@@ -161,6 +164,14 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     return table
 
 
+def ends_with_newline(path: Path) -> bool:
+    """Whether the last line is ended: a file that was cut off seldom is. An empty file counts."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")
+
+
 def _head(path: Path, lines: int) -> list[bytes]:
     """The first lines of a file; empty ones where it has fewer."""
     try:
@@ -210,9 +221,6 @@ def _split(
     except UnicodeDecodeError as error:
         raise _not_utf8(path, line + data.count(b"\n", 0, error.start)) from None
     starts, ends, counts = _cells(data, separator)
-    if (counts != width).any() and separator is not None:
-        data = _BLANK_ENDS.sub(b"\n", data)
-        starts, ends, counts = _cells(data, separator)
     if len(bad := np.flatnonzero(counts != width)):
         between = "tabs" if separator == b"\t" else "spaces"
         raise InputError(f"{path}, line {line + bad[0]}: {counts[bad[0]]:,} cells where {width} "

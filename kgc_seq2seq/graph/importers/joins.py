@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.columns import Columns, read_columns, read_header, read_lines, shown
+from kgc_seq2seq.graph.csr import Longs
 from kgc_seq2seq.graph.names import clean, names_of_entities, short_ids
 
 _KEYS = ("id", "key", "entity", "relation", "uri")
@@ -26,7 +27,7 @@ class Joined:
     key: int
     """The column that holds the ids."""
     rows: pa.Array
-    """The first row of each id, int32 [ids], missing where there is none."""
+    """The first row of each id, int64 [ids], missing where there is none."""
     owners: pa.ChunkedArray
     """The id each row belongs to, as a number, int32 [rows], missing where it is unknown."""
 
@@ -66,20 +67,23 @@ def join(
         table = Columns(path, 2, table.cells, tuple(header))
         candidates = [header.index(name) for name in _KEYS if name in header]
     else:
-        table = read_columns(path, 2)
+        table = read_columns(path, 2, trim=True)
         candidates = [0, 1]
-    matched = [(len(ids) - rows.null_count, -key, key, rows, variant)
-               for key in candidates for variant in variants(ids)
-               for rows in [pc.index_in(variant, value_set=table.cells[key])]]
-    count, _, key, rows, variant = max(matched, key=lambda match: match[:2], default=(0,) * 5)
-    if not count:
+    owners = [pc.coalesce(*(pc.index_in(table.cells[key], value_set=variant)
+                            for variant in variants(ids))) for key in candidates]
+    known = [len(table) - owner.null_count for owner in owners]
+    if not any(known):
         raise InputError(f"{path}: no column holds the ids of the {kinds}, such as "
                          f"{shown(ids[0].as_py())}; it must have a header with id and "
                          f"{' or '.join(values)}, or two columns of which one holds the ids.")
-    owners = pc.index_in(table.cells[key], value_set=variant)
+    best = known.index(max(known))
+    owner = owners[best].fill_null(-1).to_numpy()
+    first = np.full(len(ids) + 1, -1)
+    first[owner[::-1]] = np.arange(len(owner))[::-1]
     if not several:
-        _refuse_contradiction(table, key, owners, rows)
-    return Joined(table, key, rows, owners)
+        _refuse_contradiction(table, candidates[best], owner, first)
+    rows = pa.array(first[:-1], mask=first[:-1] < 0)
+    return Joined(table, candidates[best], rows, owners[best])
 
 
 def join_names(path: Path, ids: pa.Array, kinds: str = "entities") -> tuple[pa.Array, list[str]]:
@@ -113,11 +117,7 @@ def variants(ids: pa.Array) -> list[pa.Array]:
     return [ids, bare, short_ids(ids)]
 
 
-def _refuse_contradiction(
-    table: Columns, key: int, owners: pa.ChunkedArray, rows: pa.Array
-) -> None:
-    owner = owners.fill_null(-1).to_numpy()
-    first = rows.fill_null(-1).to_numpy()
+def _refuse_contradiction(table: Columns, key: int, owner: Longs, first: Longs) -> None:
     again = np.flatnonzero((owner >= 0) & (first[owner] != np.arange(len(owner))))
     for row in again.tolist():
         earlier = int(first[owner[row]])

@@ -11,10 +11,10 @@ from kgc_seq2seq.graph.columns import read_columns
 from kgc_seq2seq.graph.importers.raw import (
     Order,
     RawGraph,
+    check_ids,
     find_file,
     number_triples,
     read_id_lines,
-    refuse_repeats,
     split_files,
 )
 
@@ -58,7 +58,7 @@ def read_kgbert(folder: Path, order: Order | None) -> RawGraph:
 def _read_texts(path: Path) -> tuple[pa.Array, pa.Array]:
     table = read_columns(path, 2)
     ids, texts = (column.combine_chunks() for column in table.cells)
-    refuse_repeats(ids, path)
+    check_ids(ids, path)
     return ids, texts
 
 

@@ -108,9 +108,9 @@ def _in_folders(source: Path, ids: pa.Array) -> tuple[Iterator[tuple[int, Path]]
     except OSError as error:
         raise InputError(f"{source} cannot be listed ({error.strerror}); check its "
                          "permissions.") from None
-    owners = [pc.index_in(pa.array(folders, pa.string()), value_set=variant)
-              for variant in [*variants(ids), _quoted(ids)]]
-    owner = pc.coalesce(*owners).to_pylist()
+    written = [*variants(ids), *map(_quoted, variants(ids))]
+    owner = pc.coalesce(*(pc.index_in(pa.array(folders, pa.string()), value_set=variant)
+                          for variant in written)).to_pylist()
     strangers = owner.count(None)
     notes = [f"{strangers:,} folders of {source.name} belong to no entity"] if strangers else []
 

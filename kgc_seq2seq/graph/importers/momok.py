@@ -44,7 +44,7 @@ def read_momok(folder: Path, order: Order | None) -> RawGraph:
     for split, path in split_files(folder, ".txt").items():
         separator = separator_of(path)
         dotted = len(first_line(path).split(separator.decode())) == 4
-        table = read_columns(path, 3 + dotted, separator=separator)
+        table = read_columns(path, 3 + dotted, separator=separator, trim=True)
         if dotted and (row := first_true(pc.not_equal(table.cells[3], "."))) is not None:
             raise InputError(f"{table.where(row)}: {shown(table.cells[3][row].as_py())} "
                              "stands where the dot must be; the line is cut off or has too much.")

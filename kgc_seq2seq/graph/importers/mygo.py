@@ -33,7 +33,7 @@ def read_mygo(folder: Path, order: Order | None) -> RawGraph:
     relations, _ = _read_ids(folder, "relations.txt", "relation2id.txt")
     splits, notes = {}, []
     for split, path in split_files(folder, ".txt").items():
-        table = read_columns(path, 3, separator=separator_of(path))
+        table = read_columns(path, 3, separator=separator_of(path), trim=True)
         if pc.any(pc.is_in(table.cells[0], value_set=entities)).as_py():
             splits[split], more = number_triples(table, entities, relations, home, order)
         else:

@@ -91,7 +91,8 @@ def read_id_table(path: Path, *, counted: bool) -> tuple[pa.Array, list[str]]:
                 [f"{path.name} holds only a count, so the {count:,} ids are numbers without "
                  "names; give --names"])
     skip = int(counted)
-    table = read_columns(path, 2, separator=separator_of(path, skip), skip=skip)
+    table = read_columns(path, 2, separator=separator_of(path, skip), skip=skip,
+                         trim=True)
     if count is not None and len(table) != count:
         raise InputError(f"{path}, line 1: the count is {count:,}, but {len(table):,} lines "
                          "follow; the file is cut off or the count is wrong.")
@@ -106,7 +107,7 @@ def read_id_table(path: Path, *, counted: bool) -> tuple[pa.Array, list[str]]:
                          f"{first[numbers[row]] + table.first_line} already; each of 0 to "
                          f"{len(table) - 1} must be there once.")
     texts = table.cells[0].combine_chunks().take(pa.array(np.argsort(numbers)))
-    refuse_repeats(texts, path)
+    check_ids(texts, path)
     return texts, []
 
 
@@ -117,16 +118,18 @@ def read_id_lines(path: Path) -> pa.Array:
         InputError: It is malformed, or an id stands there twice.
     """
     texts = read_lines(path).cells[0].combine_chunks()
-    refuse_repeats(texts, path)
+    check_ids(texts, path)
     return texts
 
 
-def refuse_repeats(ids: pa.Array, path: Path) -> None:
-    """Check that every id is there once.
+def check_ids(ids: pa.Array, path: Path) -> None:
+    """Check that there are ids, and each once.
 
     Raises:
-        InputError: One is there twice.
+        InputError: There is none, or one is there twice.
     """
+    if not len(ids):
+        raise InputError(f"{path} holds no id; it must have one a line.")
     if pc.count_distinct(ids).as_py() < len(ids):
         counts = pc.value_counts(ids)
         twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
@@ -156,7 +159,8 @@ def read_number_triples(
     """
     count = _read_count(path) if counted else None
     skip = int(counted)
-    table = read_columns(path, 3, separator=separator_of(path, skip), skip=skip)
+    table = read_columns(path, 3, separator=separator_of(path, skip), skip=skip,
+                         trim=True)
     if count is not None and len(table) != count:
         raise InputError(f"{path}, line 1: the count is {count:,}, but {len(table):,} triples "
                          "follow; the file is cut off or the count is wrong.")

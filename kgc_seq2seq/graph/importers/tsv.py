@@ -9,7 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import Columns, first_true, read_columns, read_header
+from kgc_seq2seq.graph.columns import (
+    Columns,
+    ends_with_newline,
+    first_true,
+    read_columns,
+    read_header,
+)
 from kgc_seq2seq.graph.importers.raw import Order, RawGraph, find_file, in_order, number_triples
 
 _ENDINGS = (".tsv", ".txt")
@@ -37,11 +43,9 @@ def read_tsv(source: Path, order: Order | None) -> RawGraph:
         header = [cell.strip().lower() for cell in read_header(path)]
         skip = int(len(set(header)) == 3 and set(header) <= _HEADER)
         tables[split] = read_columns(path, 3, skip=skip)
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                notes.append(f"{path.name} does not end with a newline; make sure that it is not "
-                             "cut off")
+        if not ends_with_newline(path):
+            notes.append(f"{path.name} does not end with a newline; make sure that it is not cut "
+                         "off")
     return number_tables(tables, order, notes)
 
 

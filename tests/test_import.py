@@ -1,0 +1,422 @@
+"""Importing public formats: tiny ones of our own, and the real files where they are at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caption_cache.captions import read_captions
+from caption_cache.errors import InputError
+from caption_cache.images import find_images, read_entities
+from kgc_seq2seq import cli
+from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.importers import FORMATS, ImportConfig, import_dataset
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.graph.names import Policy
+
+SHARED = Path(os.environ.get("KGC_SHARED", ROOT.parent / "shared")) / "data"
+real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not at hand")
+
+URIS = [f"http://dbpedia.org/resource/{name}" for name in
+        ["Caf%C3%A9_Noir", "AC/DC", "東京", "دمشق", "Rock_(music)"]]
+OPENKE = {
+    "entity2id.txt": "5\n" + "".join(f"<{uri}>\t{i}\n" for i, uri in enumerate(URIS)),
+    "relation2id.txt": "2\n<http://dbpedia.org/ontology/birthPlace> 0\n"
+                       "<http://www.w3.org/2000/01/rdf-schema#seeAlso> 1\n",
+    "train2id.txt": "3\n0 4 1\n1 4 0\n2 3 1\n",
+    "valid2id.txt": "1\n3 2 1\n",
+    "test2id.txt": "1\n4 1 0\n",
+}
+MOMOK = {
+    "entity2id.txt": "http://www.wikidata.org/entity/Q2 0\nhttp://www.wikidata.org/entity/Q1 1\n"
+                     "http://www.wikidata.org/entity/Q3 2\n",
+    "relation2id.txt": "http://www.wikidata.org/entity/P31 0\n",
+    "entity_links.txt": "http://dbpedia.org/resource/Uni_verse\thttp://www.wikidata.org/entity/Q1\n"
+                        "http://dbpedia.org/resource/Two\thttp://www.wikidata.org/entity/Q2\n"
+                        "http://dbpedia.org/resource/Three\thttp://www.wikidata.org/entity/Q3\n",
+    "relation_links.txt": "instance of\n",
+    **{f"{split}.txt": "http://www.wikidata.org/entity/Q1 http://www.wikidata.org/entity/P31 "
+                       f"http://www.wikidata.org/entity/{tail} .\n"
+       for split, tail in (("train", "Q2"), ("valid", "Q3"), ("test", "Q1"))},
+}
+MYGO = {
+    "entities.txt": "0\n1\n2\n3\n", "relations.txt": "0\n1\n",
+    "train.txt": "3\t0\t1\n2\t1\t3\n", "valid.txt": "0\t0\t3\n", "test.txt": "1\t1\t2\n",
+}
+KGBERT = {
+    "entity2text.txt": "01\tdog, a domestic animal\n02\tdog, a bad fellow\n03\tcat, a small animal",
+    "relation2text.txt": "_hypernym\thypernym\n_also_see\talso see",
+    "train.tsv": "01\t_hypernym\t03\n02\t_also_see\t01\n", "dev.tsv": "01\t_hypernym\t02\n",
+    "test.tsv": "03\t_hypernym\t02\n",
+}
+TSV = {
+    "train.tsv": "head\trelation\ttail\nAda Lovelace\tworkedWith\tBabbage\n"
+                 "Babbage\tisA\tmathematician\nAda Lovelace\tisA\tmathematician\n",
+    "valid.tsv": "Babbage\tworkedWith\tAda Lovelace\n", "test.tsv": "mathematician\tisA\tjob\n",
+}
+SOURCES = {"openke": OPENKE, "momok": MOMOK, "mygo": MYGO, "kgbert": KGBERT, "tsv": TSV}
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write the files of a format, some of them changed, and give the folder."""
+    def write(format: str, **changes: str | bytes | None) -> Path:
+        folder = tmp_path / "source"
+        folder.mkdir(exist_ok=True)
+        files: dict[str, Any] = {**SOURCES[format]}
+        files |= {key.replace("__", "."): value for key, value in changes.items()}
+        for name, content in files.items():
+            if content is not None:
+                (folder / name).write_bytes(
+                    content if isinstance(content, bytes) else content.encode())
+        return folder
+    return write
+
+
+def imported(source: Path, format: str, **options: Any) -> KnowledgeGraph:
+    out = source.parent / "out"
+    import_dataset(ImportConfig(format, source, out, **options))
+    return read_graph(out)
+
+
+def test_the_command_line_knows_every_format() -> None:
+    help_text = cli._parser()._commands.choices["import"].format_help()  # type: ignore[union-attr]
+    assert all(name in help_text for name in FORMATS)
+
+
+def test_openke_names_come_from_uris(write: Write) -> None:
+    graph = imported(write("openke"), "openke")
+    assert graph.entity_ids == ("Caf%C3%A9_Noir", "AC/DC", "東京", "دمشق", "Rock_(music)")
+    assert graph.entity_names == ("Café Noir", "AC/DC", "東京", "دمشق", "Rock (music)")
+    assert graph.relation_names[:2] == ("birth place", "see also")
+    assert graph.train.tolist() == [[0, 1, 4], [1, 0, 4], [2, 1, 3]]
+
+
+def test_openke_without_names_takes_the_numbers(write: Write) -> None:
+    source = write("openke", entity2id__txt="5", relation2id__txt="2\n")
+    report = import_dataset(ImportConfig("openke", source, source.parent / "out"))
+    assert read_graph(source.parent / "out").entity_names == ("0", "1", "2", "3", "4")
+    assert any("--names" in note for note in report.notes)
+
+
+def test_momok_keeps_the_order_of_the_table_and_takes_names_from_links(write: Write) -> None:
+    graph = imported(write("momok"), "momok")
+    assert graph.entity_ids == ("Q2", "Q1", "Q3")
+    assert graph.entity_names == ("Two", "Uni verse", "Three")
+    assert graph.relation_names[0] == "instance of"
+    assert graph.train.tolist() == [[1, 0, 0]]
+
+
+def test_mygo_reads_numbers_and_ids_alike(write: Write) -> None:
+    graph = imported(write("mygo"), "mygo")
+    assert graph.train.tolist() == [[3, 0, 1], [2, 1, 3]]
+    named = write("mygo", entities__txt="b\na\nd\nc\n", relations__txt="r\ns\n",
+                  train__txt="c r a\nd s c\n", valid__txt="b r c\n", test__txt="a s d\n")
+    out = named.parent / "named"
+    import_dataset(ImportConfig("mygo", named, out))
+    assert np.array_equal(read_graph(out).train, graph.train)
+
+
+def test_kgbert_parts_lemma_and_definition(write: Write) -> None:
+    graph = imported(write("kgbert"), "kgbert", on_collision=Policy.DESCRIPTION)
+    assert graph.entity_names == ("dog (a domestic animal)", "dog (a bad fellow)", "cat")
+    assert graph.entity_descriptions[2] == "a small animal"
+    assert graph.relation_names[:2] == ("hypernym", "also see")
+
+
+def test_kgbert_with_long_texts_keeps_commas_in_names(write: Write) -> None:
+    source = write("kgbert", entity2text__txt="01\tWashington, D.C.\n02\tParis, Texas\n03\tX, Y\n",
+                   entity2textlong__txt="01\tA capital.\n03\tA place.\n")
+    graph = imported(source, "kgbert")
+    assert graph.entity_names == ("Washington, D.C.", "Paris, Texas", "X, Y")
+    assert graph.entity_descriptions == ("A capital.", "", "A place.")
+
+
+def test_tsv_takes_any_names_and_a_header(write: Write) -> None:
+    graph = imported(write("tsv"), "tsv")
+    assert graph.entity_names == ("Ada Lovelace", "Babbage", "mathematician", "job")
+    assert graph.relation_names[:2] == ("worked with", "is a")
+    assert graph.train.tolist() == [[0, 0, 1], [1, 1, 2], [0, 1, 2]]
+
+
+def test_one_file_is_parted_with_nothing_unseen(tmp_path: Path) -> None:
+    file = tmp_path / "all.tsv"
+    file.write_text("".join(f"e{h}\tr\tt{t}\n" for h in range(12) for t in range(12)))
+    out = tmp_path / "out"
+    report = import_dataset(ImportConfig("tsv", file, out))
+    graph = read_graph(out)
+    assert report.triples == {"train": 116, "valid": 14, "test": 14}
+    assert set(graph.train[:, [0, 2]].ravel()) == set(range(24))
+    assert "seed 0" in json.loads((out / "dataset.json").read_text())["splits"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_hugging_face_datasets_are_read_from_the_disk(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"head": ["a b", "c"], "relation": ["isA", "isA"], "tail": ["c", "d"]}
+    parts = {split: datasets.Dataset.from_dict(rows) for split in ("train", "validation", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "hub")
+    graph = imported(tmp_path / "hub", "datasets")
+    assert graph.entity_names == ("a b", "c", "d")
+    assert graph.valid.tolist() == [[0, 0, 1], [1, 0, 2]]
+    renamed = datasets.Dataset.from_dict({"subject": ["a"], "relation": ["r"], "tail": ["b"]})
+    renamed.save_to_disk(tmp_path / "renamed")
+    with pytest.raises(InputError, match="no column 'head'"):
+        import_dataset(ImportConfig("datasets", tmp_path / "renamed", tmp_path / "new"))
+
+
+@pytest.mark.parametrize(("format", "changes", "words"), [
+    ("openke", {"train2id__txt": "4\n0 4 1\n1 4 0\n2 3 1\n"}, ["train2id.txt, line 1", "4", "3"]),
+    ("openke", {"train2id__txt": "0 4 1\n"}, ["train2id.txt, line 1", "no count"]),
+    ("openke", {"train2id__txt": "1\n0 9 1\n"}, ["train2id.txt, line 2", "9 is out of range"]),
+    ("openke", {"train2id__txt": "1\n0 -1 1\n"}, ["train2id.txt, line 2", "'-1'"]),
+    ("openke", {"train2id__txt": "2\n0 1 1\n0 x 1\n"}, ["train2id.txt, line 3", "'x'"]),
+    ("openke", {"train2id__txt": "2\n0 1 1\n0 1\n"}, ["train2id.txt, line 3", "2 cells"]),
+    ("openke", {"train2id__txt": "1\n0 1 4\n", "valid2id__txt": "1\n0 1 4\n"},
+     ["train2id.txt", "only h r t", "--order hrt"]),
+    ("openke", {"test2id__txt": None}, ["no test2id.txt"]),
+    ("openke", {"entity2id__txt": "5\na 0\nb 1\nc 2\nd 3\ne 3\n"},
+     ["entity2id.txt, line 6", "3", "line 5"]),
+    ("openke", {"entity2id__txt": "5\na 0\nb 1\nc 2\nd 3\na 4\n"}, ["entity2id.txt", "'a'"]),
+    ("openke", {"entity2id__txt": b"1\n\xe9 0\n"}, ["entity2id.txt, line 2", "UTF-8"]),
+    ("momok", {"train__txt": "http://www.wikidata.org/entity/Q1 a b .\n"},
+     ["train.txt, line 1", "relation 'a'"]),
+    ("momok", {"train__txt": MOMOK["train.txt"] + MOMOK["train.txt"][:-3] + "\n"},
+     ["train.txt, line 2", "3 cells"]),
+    ("momok", {"train__txt": MOMOK["train.txt"] + MOMOK["train.txt"].replace(" .", " x")},
+     ["train.txt, line 2", "the dot"]),
+    ("mygo", {"train__txt": "3\t1\t1\n2\t9\t3\n"}, ["train.txt, line 2", "'9'"]),
+    ("mygo", {"train__txt": "3\t3\t1\n"}, ["train.txt", "only h t r", "--order htr"]),
+    ("mygo", {"entities__txt": "0\n\n2\n3\n"}, ["entities.txt, line 2", "empty"]),
+    ("kgbert", {}, ["2 entities", "'dog'", "--on-collision"]),
+    ("kgbert", {"train__tsv": "01\t_hypernym\t04\n"}, ["train.tsv, line 1", "'04'"]),
+    ("kgbert", {"entity2text__txt": "01\tbe\x07ep\n02\tx\n03\ty\n"}, ["control character"]),
+    ("tsv", {"train__tsv": "a\tb\tr\nb\tc\tr\n"}, ["train.tsv", "--order htr"]),
+    ("tsv", {"train__tsv": "a\tr\t\n"}, ["train.tsv, line 1", "empty"]),
+    ("tsv", {"train__tsv": ""}, ["train.tsv", "no triple"]),
+    ("tsv", {"valid__tsv": None}, ["no valid.tsv"]),
+])
+def test_bad_sources_are_refused_with_a_sentence_and_leave_nothing(
+    write: Write, format: str, changes: dict[str, Any], words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = write(format, **changes)
+    out = source.parent / "out"
+    assert cli.main(["import", format, str(source), str(out)]) == 2
+    sentence = capsys.readouterr().err.strip()
+    assert "\n" not in sentence
+    assert all(word in sentence for word in words), sentence
+    assert sorted(path.name for path in source.parent.iterdir()) == ["source"]
+
+
+def test_an_order_that_both_columns_allow_is_noted(write: Write) -> None:
+    source = write("openke", train2id__txt="1\n0 1 1\n")
+    report = import_dataset(ImportConfig("openke", source, source.parent / "out"))
+    assert any("train2id.txt" in note and "h r t" in note for note in report.notes)
+
+
+def test_a_stated_order_is_followed(write: Write) -> None:
+    source = write("openke", **{f"{split}2id__txt": "1\n0 1 4\n"
+                                for split in ("train", "valid", "test")})
+    assert imported(source, "openke", order="hrt").train.tolist() == [[0, 1, 4]]
+
+
+def test_an_existing_folder_is_never_overwritten(write: Write) -> None:
+    source = write("tsv")
+    out = source.parent / "out"
+    out.mkdir()
+    (out / "precious").write_text("mine")
+    with pytest.raises(InputError, match="there already"):
+        import_dataset(ImportConfig("tsv", source, out))
+    assert (out / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: "\ufeff" + text,
+    lambda text: text.rstrip("\n"),
+    lambda text: text + "\n\n",
+    lambda text: text.replace("\n", " \n"),
+], ids=["CRLF", "byte order mark", "no last newline", "empty lines", "blanks"])
+@pytest.mark.parametrize("format", ["openke", "momok", "mygo"])
+def test_harmless_differences_change_nothing(
+    write: Write, format: str, change: Callable[[str], str]
+) -> None:
+    plain = imported(write(format), format)
+    changed = write(format, **{name.replace(".", "__"): change(text)
+                               for name, text in SOURCES[format].items()})
+    out = changed.parent / "changed"
+    import_dataset(ImportConfig(format, changed, out))
+    graph = read_graph(out)
+    assert graph.entity_names == plain.entity_names
+    assert np.array_equal(graph.train, plain.train)
+
+
+def test_names_texts_and_images_come_from_tables(write: Write, tmp_path: Path) -> None:
+    from PIL import Image
+
+    names = tmp_path / "names.tsv"
+    names.write_text("id\tname\nQ1\tthe One\nhttp://www.wikidata.org/entity/Q2\tthe  Two\n"
+                     "Q9\tnobody\n")
+    texts = tmp_path / "texts.tsv"
+    texts.write_text("key\tcaption\tdescription\nQ2\ta red square\t\nQ3\t\tthird of all\n")
+    pictures = tmp_path / "pictures.tsv"
+    (tmp_path / "raw").mkdir()
+    for place, colour in enumerate(["red", "blue"]):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / "raw" / f"{place}.png")
+    pictures.write_text("Q2\traw/0.png\nQ2\traw/1.png\n")
+    source = write("momok", entity_links__txt=None)
+    out = tmp_path / "out"
+    report = import_dataset(ImportConfig("momok", source, out, names=names, texts=texts,
+                                         images=pictures))
+    graph = read_graph(out)
+    assert graph.entity_names == ("the Two", "the One", "Q3")
+    assert graph.entity_descriptions == ("", "", "third of all")
+    assert read_captions(out).texts == {"Q2": "a red square"}
+    assert [image.path for image in find_images(out, read_entities(out))] == [
+        "images/Q2/0.png", "images/Q2/1.png"]
+    assert (report.images, report.captions) == (2, 1)
+    assert any("1 lines of names.tsv belong to none" in note for note in report.notes)
+
+
+def test_images_come_from_folders_even_of_ids_that_are_no_file_names(
+    write: Write, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    pictures = tmp_path / "pictures"
+    for name in ("AC%2FDC", "東京"):
+        (pictures / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(pictures / name / "1.png")
+    source = write("openke")
+    out = tmp_path / "out"
+    import_dataset(ImportConfig("openke", source, out, images=pictures))
+    found = find_images(out, read_entities(out))
+    assert [image.entity for image in found] == ["AC/DC", "東京"]
+    assert all((out / image.path).is_file() for image in found)
+
+
+@pytest.mark.parametrize(("option", "text", "words"), [
+    ("names", "id\tname\nX1\tnobody\n", ["names.tsv", "no column holds the ids"]),
+    ("names", "id\tname\nQ1\ta\nQ1\tb\n", ["names.tsv, line 3", "'Q1'", "line 2"]),
+    ("names", "one\ntwo\n", ["names.tsv", "2 names for 3"]),
+    ("texts", "Q1\n", ["names.tsv", "cells"]),
+    ("images", "Q1\tnowhere.png\n", ["names.tsv, line 1", "nowhere.png"]),
+])
+def test_bad_tables_are_refused(
+    write: Write, tmp_path: Path, option: str, text: str, words: list[str]
+) -> None:
+    table = tmp_path / "names.tsv"
+    table.write_text(text)
+    with pytest.raises(InputError) as caught:
+        imported(write("momok"), "momok", **{option: table})
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_imports_and_reports(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write("kgbert")
+    words = ["import", "kgbert", str(source), str(source.parent / "out"), "--on-collision", "id"]
+    assert cli.main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["entities"] == 3
+    assert report["collisions"] == [
+        {"name": "dog", "ids": ["01", "02"], "became": ["dog (01)", "dog (02)"]}]
+    assert cli.main([*words[:3], str(source.parent / "two"), *words[4:]]) == 0
+    assert "2 entities shared 1 names" in capsys.readouterr().out
+    assert (source.parent / "out" / "collisions.tsv").read_text().startswith("name\tid\tbecame\n")
+
+
+@settings(max_examples=250)
+@given(st.sampled_from(sorted(SOURCES)), st.integers(0, 10**6), st.integers(0, 10**6),
+       st.sampled_from([b"", b"\xe9", b"\0", b"\t", b" ", b"\n", b"9", b"\r", b"-"]),
+       st.integers(0, 2), st.booleans())
+def test_mutilated_sources_are_refused_or_read_whole(
+    format: str, which: int, place: int, put: bytes, taken: int, cut: bool
+) -> None:
+    files = {name: text.encode() for name, text in SOURCES[format].items()}
+    name = sorted(files)[which % len(files)]
+    place %= len(files[name])
+    files[name] = files[name][:place] + (b"" if cut else put + files[name][place + taken:])
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        source.mkdir()
+        for file, data in files.items():
+            (source / file).write_bytes(data)
+        try:
+            report = import_dataset(ImportConfig(format, source, Path(folder) / "out",
+                                                 on_collision=Policy.ID))
+        except InputError as error:
+            assert "\n" not in str(error)
+            assert sorted(path.name for path in Path(folder).iterdir()) == ["source"]
+            return
+        for split in ("train", "valid", "test"):
+            stem = "dev" if format == "kgbert" and split == "valid" else split
+            path = next(path for path in files if path.startswith(stem))
+            lines = files[path].rstrip(b"\r\n").count(b"\n") + 1
+            header = {cell.strip() for cell in files[path].decode().split("\n")[0].split("\t")}
+            headers = format == "openke" or header == {"head", "relation", "tail"}
+            assert report.triples[split] == lines - headers
+        assert read_graph(Path(folder) / "out").num_entities == report.entities
+
+
+@real
+@pytest.mark.parametrize(("format", "name", "sizes"), [
+    ("momok", "MKG-W", (15000, 169, 34196, 4276, 4274)),
+    ("momok", "MKG-Y", (15000, 28, 21310, 2665, 2663)),
+    ("openke", "DB15K", (12842, 279, 79222, 9904, 9902)),
+    ("openke", "faulty/LBMKGC-MKG-W", (15000, 169, 34196, 4276, 4274)),
+])
+def test_real_files_are_read_whole(
+    tmp_path: Path, format: str, name: str, sizes: tuple[int, ...]
+) -> None:
+    out = tmp_path / "out"
+    import_dataset(ImportConfig(format, SHARED / name, out))
+    graph = read_graph(out)
+    assert (graph.num_entities, graph.num_relations, len(graph.train), len(graph.valid),
+            len(graph.test)) == sizes
+    lines = (SHARED / name / ("train.txt" if format == "momok" else "train2id.txt")
+             ).read_text("utf-8").splitlines()
+    head, second, third = lines[-1].split()[:3]
+    row = graph.train[-1].tolist()
+    if format == "openke":
+        assert row == [int(head), int(third), int(second)]
+    else:
+        assert [graph.entity_ids[row[0]], graph.entity_ids[row[2]]] == [
+            text.rsplit("/", 1)[-1] for text in (head, third)]
+
+
+@real
+def test_a_real_graph_in_the_other_order_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be h r t, only h t r"):
+        import_dataset(ImportConfig("openke", SHARED / "DB15K", tmp_path / "o", order="hrt"))
+
+
+@real
+@pytest.mark.parametrize("policy", ["description", "relation-hint", "id"])
+def test_wordnet_without_senses_gets_a_name_for_each(tmp_path: Path, policy: str) -> None:
+    source = SHARED / "WN18RR"
+    with pytest.raises(InputError, match="12,873 entities share their name"):
+        import_dataset(ImportConfig("kgbert", source, tmp_path / "error"))
+    report = import_dataset(ImportConfig("kgbert", source, tmp_path / "out",
+                                         on_collision=Policy(policy)))
+    assert sum(len(group.ids) for group in report.collisions) == 12873
+    graph = read_graph(tmp_path / "out")
+    assert len(set(graph.entity_names)) == graph.num_entities == 40943
+    by_id = sum(f"({key})" in name for key, name in zip(graph.entity_ids, graph.entity_names,
+                                                        strict=True))
+    assert by_id == 12873 if policy == "id" else by_id < 1000
