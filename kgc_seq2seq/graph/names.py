@@ -23,6 +23,7 @@ _URI = r"^<?[A-Za-z][A-Za-z0-9+.-]*://[^/]+/[^<>]*>?$"
 # <scheme://host/namespace/the rest>, or <… #the rest>
 _LOCAL = r"^<?[A-Za-z][A-Za-z0-9+.-]*://[^/]+/(?:[^#]*#|[^/#]+/)?([^<>]*[^<>/])/?>?$"
 _HINT_WORDS = 12
+_ROUNDS = 4
 _PUNCTUATION = str.maketrans(dict.fromkeys('"();', " "))
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -164,10 +165,10 @@ def resolve_collisions(graph: KnowledgeGraph, policy: Policy, key: Key | None = 
         for place, hint in zip(places.tolist(), hints[policy](graph, places, groups), strict=True):
             if hint:
                 names[place] = f"{names[place]} ({hint})"
-    again = collision_groups(same(names))[0].tolist()
-    for place in again:
-        # What collides only now, such as "X (id)" with one called so, is told apart as well.
-        names[place] = f"{names[place]} ({graph.entity_ids[place]})"
+    # A name made so may be another's by chance, such as "X (id)", so look again; ids end it.
+    for _ in range(_ROUNDS):
+        for place in collision_groups(same(names))[0].tolist():
+            names[place] = f"{names[place]} ({graph.entity_ids[place]})"
     if len(still := collision_groups(same(names))[0]):
         raise InputError(f"The names {names[still[0]]!r} and {names[still[1]]!r} cannot be told "
                          "apart even by their ids; change one by --names.")
