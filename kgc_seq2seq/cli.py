@@ -56,6 +56,9 @@ def _parser() -> Parser:
     _dataset_folder(describe)
     describe.add_argument("--plot", type=Path, metavar="FILE",
                           help="also draw them (.png, .svg or .pdf)")
+    prepare = parser.add_command("prepare", _prepare, (
+        "write a data set's arrays beside its tables, so that a large one opens at once"))
+    _dataset_folder(prepare)
     evaluate = parser.add_command("evaluate", _evaluate, "rank every fact of a split exactly")
     _run_folder(evaluate)
     evaluate.add_argument("--split", choices=["valid", "test"], default="test",
@@ -254,6 +257,15 @@ def _describe(options: Namespace) -> Answer:
         plot_graph(graph, description, options.plot)
         text += f"\nThe plot is {options.plot}."
     return Answer(description, text)
+
+
+def _prepare(options: Namespace) -> Answer:
+    from kgc_seq2seq.graph.folder import prepare_graph
+
+    graph = prepare_graph(options.dataset)
+    return Answer({"dataset": str(options.dataset), "entities": graph.num_entities},
+                  f"The arrays of {options.dataset} are beside its tables and are used while these "
+                  "stay as they are.")
 
 
 def _evaluate(options: Namespace) -> Answer:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import TINY, random_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
 from caption_cache.errors import InputError
+from kgc_seq2seq import cli
 from kgc_seq2seq.graph.csr import Csr
-from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.folder import prepare_graph, read_graph, write_table, write_triples
+from kgc_seq2seq.graph.knowledge_graph import SPLITS
+from kgc_seq2seq.graph.prepared import Texts
 from kgc_seq2seq.graph.splits import carve
 
 
@@ -151,3 +156,41 @@ def test_fingerprint_tells_graphs_apart(tiny: Path) -> None:
     assert read_graph(tiny).fingerprint == before
     (tiny / "test.tsv").write_text(TINY["test.tsv"].replace("e7", "e8"))
     assert read_graph(tiny).fingerprint != before
+
+
+@given(st.integers(0, 10**6))
+def test_a_prepared_graph_is_the_same_graph(seed: int) -> None:
+    plain = random_graph(seed)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        ids, relations = pa.array(plain.entity_ids), pa.array(plain.relation_ids)
+        write_table(folder / "entities.tsv", {"id": ids, "name": pa.array(plain.entity_names)})
+        write_table(folder / "relations.tsv", {
+            "id": relations, "name": pa.array(plain.relation_names[:3]),
+            "inverse_name": pa.array(plain.relation_names[3:])})
+        for split in SPLITS:
+            write_triples(folder / f"{split}.tsv", plain.split(split), ids, relations)
+        graph = prepare_graph(folder)
+        assert isinstance(graph.train, np.memmap) and isinstance(graph.entity_names, Texts)
+        assert read_graph(folder).fingerprint == plain.fingerprint
+        for group in ("known_answers", "neighbours"):
+            for part in ("keys", "offsets", "values"):
+                assert np.array_equal(getattr(getattr(graph, group), part),
+                                      getattr(getattr(plain, group), part))
+        assert list(graph.entity_names) == list(plain.entity_names)
+        assert list(graph.entity_names[2:5]) == list(plain.entity_names[2:5])
+        assert graph.entity_names[-1] == plain.entity_names[-1]
+
+
+def test_prepared_arrays_are_left_aside_when_a_table_changes(tiny: Path) -> None:
+    assert cli.main(["prepare", str(tiny)]) == 0
+    assert isinstance(read_graph(tiny).train, np.memmap)
+    (tiny / "test.tsv").write_text(TINY["test.tsv"] + "e0\tbeside\te2\n")
+    assert len(read_graph(tiny).test) == 2
+    assert cli.main(["prepare", str(tiny)]) == 0
+    assert isinstance(read_graph(tiny).train, np.memmap)
+    (tiny / ".prepared" / "train.npy").write_bytes(b"damaged")
+    assert len(read_graph(tiny).train) == 10
+    (tiny / "train.tsv").write_text("broken")
+    with pytest.raises(InputError, match=r"train\.tsv"):
+        read_graph(tiny)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.columns import Columns, first_true, read_table, shown
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
+from kgc_seq2seq.graph.prepared import FOLDER, open_prepared, write_prepared
 
 _ROWS_AT_ONCE = 2**20
 
 
 def read_graph(folder: Path, *, flawed: bool = False) -> KnowledgeGraph:
-    """Read the data-set folder ``folder``.
+    """Read the data-set folder ``folder``, or open its arrays if `prepare_graph` has written them.
 
     Args:
         folder: The folder.
@@ -34,6 +37,8 @@ def read_graph(folder: Path, *, flawed: bool = False) -> KnowledgeGraph:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder of a data set, which holds "
                          "entities.tsv, relations.tsv, train.tsv, valid.tsv and test.tsv.")
+    if not flawed and (graph := open_prepared(folder)):
+        return graph
     entities = read_table(folder / "entities.tsv", ["id", "name"], ["description"])
     relations = read_table(folder / "relations.tsv", ["id", "name"], ["inverse_name"])
     for table in (entities, relations):
@@ -55,6 +60,24 @@ def read_graph(folder: Path, *, flawed: bool = False) -> KnowledgeGraph:
         relation_names=(*relation_names, *inverse_names),
         **splits,
     )
+
+
+def prepare_graph(folder: Path) -> KnowledgeGraph:
+    """Write the arrays of a data set beside its tables, so that `read_graph` opens them at once.
+
+    Returns:
+        The graph, its arrays mapped into memory.
+
+    Raises:
+        InputError: As `read_graph`; or the folder cannot be written.
+    """
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    graph = read_graph(folder)
+    try:
+        write_prepared(folder, graph)
+    except OSError as error:
+        raise cannot_write(folder / FOLDER, error) from None
+    return open_prepared(folder) or graph
 
 
 def read_about(folder: Path) -> dict[str, Any]:
