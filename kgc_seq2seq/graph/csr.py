@@ -76,7 +76,9 @@ def distinct_rows(rows: Ints) -> Ints:
     sizes = [int(size) + 1 for size in rows.max(axis=0)]
     if math.prod(sizes) >= 2**63:
         return np.unique(rows, axis=0)
-    keys = np.unique(pack(rows, sizes))
+    keys = pack(rows, sizes)
+    keys.sort()
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
     columns = []
     for size in reversed(sizes[1:]):
         keys, column = np.divmod(keys, size)

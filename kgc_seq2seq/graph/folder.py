@@ -101,6 +101,16 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def refuse_taken(out: Path) -> None:
+    """Check that a folder can be written anew.
+
+    Raises:
+        InputError: It is there and not empty.
+    """
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InputError(f"{out} is there already; choose a new folder, or take it away.")
+
+
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
     """Write ``dataset.json``."""
     text = json.dumps(about, indent=1, ensure_ascii=False)

@@ -17,8 +17,13 @@ from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
 from caption_cache.store import read_part
 from kgc_seq2seq.graph.csr import Ints, distinct_rows, number_rows
-from kgc_seq2seq.graph.folder import read_about, read_graph, write_about, write_triples
-from kgc_seq2seq.graph.importers import refuse_taken
+from kgc_seq2seq.graph.folder import (
+    read_about,
+    read_graph,
+    refuse_taken,
+    write_about,
+    write_triples,
+)
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.graph.relation_rules import RelationRules
 from kgc_seq2seq.graph.splits import carve

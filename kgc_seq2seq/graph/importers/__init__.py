@@ -14,7 +14,7 @@ from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.columns import first_true, shown
 from kgc_seq2seq.graph.csr import distinct_rows
-from kgc_seq2seq.graph.folder import write_about, write_table, write_triples
+from kgc_seq2seq.graph.folder import refuse_taken, write_about, write_table, write_triples
 from kgc_seq2seq.graph.importers.hub import read_hub
 from kgc_seq2seq.graph.importers.joins import join, join_names
 from kgc_seq2seq.graph.importers.kgbert import read_kgbert
@@ -178,16 +178,6 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
         str(config.out), len(ids), len(relation_ids),
         {split: len(splits[split]) for split in SPLITS},
         sum(map(len, images.values())), captions, collisions, notes)
-
-
-def refuse_taken(out: Path) -> None:
-    """Check that a folder can be written anew.
-
-    Raises:
-        InputError: It is there and not empty.
-    """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise InputError(f"{out} is there already; choose a new folder, or take it away.")
 
 
 def _checked_ids(ids: pa.Array, source: Path) -> pa.Array:
