@@ -203,6 +203,7 @@ def main() -> None:
             if name == "audit":
                 part["audit"] = stage("audit", dataset)
             else:
+                part["read"] = stage("read", dataset)
                 part["prepare"] = stage("prepare", dataset)
                 part["open"] = stage("open", dataset)
                 if name == "twin_size":

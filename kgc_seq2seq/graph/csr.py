@@ -45,7 +45,8 @@ class Csr:
             return np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
         group = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         found = self.keys[group] == keys
-        return self.offsets[group], np.where(found, self.sizes[group], 0)
+        starts = self.offsets[group]
+        return starts, np.where(found, self.offsets[group + 1] - starts, 0)
 
     def rows(self, keys: Longs) -> tuple[Longs, Ints]:
         """All rows of many keys.
