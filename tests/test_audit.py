@@ -273,6 +273,12 @@ def test_captions_that_name_the_answer_are_noticed(
     assert finding.count >= len(graph.test) // 4
 
 
+def test_captions_from_the_pixels_alone_are_no_leak(nations: Path) -> None:
+    assert loud(nations) == set()
+    told = found(nations)["tail-in-captions"]  # flags show their colours
+    assert told.measures["answer"] > told.measures["random"]
+
+
 def test_captions_that_name_nothing_are_passed_in_silence(nations_folder: Path) -> None:
     graph = read_graph(nations_folder)
     with Store(nations_folder).writing() as writer:

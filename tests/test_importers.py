@@ -177,6 +177,59 @@ def test_hugging_face_datasets_are_read_from_the_disk(tmp_path: Path) -> None:
         import_dataset(ImportConfig("datasets", tmp_path / "renamed", tmp_path / "new"))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("name", "taken"), [
+    ("東京タワー", "東京タワー"), ("שלום עולם", "שלום עולם"), ("مرحبا", "مرحبا"),
+    ("👩‍👩‍👧", "👩‍👩‍👧"), ("Ω" * 500, "Ω" * 500), ('say "hi", O\'Hara', 'say "hi", O\'Hara'),
+    ("two  spaces ", "two spaces"), ("no-break\u00a0space", "no-break space"),
+    ("a\tb", None), ("a\nb", None), ("a\x00b", None), ("a\x85b", None), ("a\u2028b", None),
+    ("", None), ("  ", None),
+])
+def test_any_name_works_or_is_refused_with_a_sentence(
+    tmp_path: Path, name: str, taken: str | None
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({
+        "head": [name] * 9 + [f"h {i}" for i in range(9) for _ in range(9)],
+        "relation": ["r"] * 90, "tail": [f"t {i % 9}" for i in range(90)],
+    }).save_to_disk(tmp_path / "hub")
+    config = ImportConfig("datasets", tmp_path / "hub", tmp_path / "out")
+    if taken is None:
+        with pytest.raises(InputError) as caught:
+            import_dataset(config)
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+    else:
+        import_dataset(config)
+        assert taken in read_graph(tmp_path / "out").entity_names
+
+
+def test_names_that_a_tokenizer_cannot_tell_apart_collide(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
+
+    tokenizer = str(tmp_path / "t5")
+    train_tokenizer({"abcd efgh 0123 ( )": 9}, TokenizerConfig(pieces=30, words=0)
+                    ).save_pretrained(tokenizer)
+    source = write("mygo", entities__txt="a\nb\nc\n山\n", relations__txt="r\n", **{
+        f"{split}__txt": "a r b\nc r 山\n" for split in ("train", "valid", "test")})
+    words = ["import", "mygo", str(source), str(tmp_path / "out"), "--tokenizer", tokenizer]
+    assert cli.main(words) == 2
+    assert "1 names hold characters that the tokenizer lacks, such as '山'" in (
+        capsys.readouterr().err)
+    names = tmp_path / "names.tsv"
+    names.write_text("id\tname\na\tab\nb\tab\nc\tcd\n山\tdc\n")
+    assert cli.main([*words, "--names", str(names)]) == 2
+    assert "2 entities share their name" in capsys.readouterr().err
+    assert cli.main([*words, "--names", str(names), "--on-collision", "id"]) == 0
+    assert read_graph(tmp_path / "out").entity_names == ("ab (a)", "ab (b)", "cd", "dc")
+
+
+def test_a_dataset_that_cannot_be_found_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be loaded as a Hugging Face dataset"):
+        import_dataset(ImportConfig("datasets", Path("nobody/nothing"), tmp_path / "out"))
+
+
 @pytest.mark.parametrize(("format", "changes", "words"), [
     ("openke", {"train2id__txt": "4\n0 4 1\n1 4 0\n2 3 1\n"}, ["train2id.txt, line 1", "4", "3"]),
     ("openke", {"train2id__txt": "0 4 1\n"}, ["train2id.txt, line 1", "no count"]),

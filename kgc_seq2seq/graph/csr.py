@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -59,11 +58,6 @@ class Csr:
         """
         owner, index = expand_spans(*self.spans(keys))
         return owner, self.values[index]
-
-    @cached_property
-    def sizes(self) -> Longs:
-        """Rows in each group, int64 [G]."""
-        return np.diff(self.offsets)
 
 
 def distinct_rows(rows: Ints) -> Ints:

@@ -137,8 +137,8 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
                      f"({config.test:.0%}) were drawn from it with seed {config.seed}")
     for split in SPLITS:
         if not len(splits[split]):
-            raise InputError(f"{config.source} has no triple in {split}; every split needs at "
-                             "least one.")
+            raise InputError(f"{config.source} has too few triples: {split} would be empty, and "
+                             "every split needs at least one.")
     graph = KnowledgeGraph(
         name=config.out.name, entity_ids=_texts(ids), entity_names=_texts(names),
         entity_descriptions=_texts(descriptions.fill_null("")), relation_ids=_texts(relation_ids),
