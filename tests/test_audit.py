@@ -514,3 +514,16 @@ def test_validation_in_another_numbering_is_told_of(tmp_path: Path) -> None:
     assert {check for check, finding in findings.items()
             if finding.severity is Severity.ERROR} == {"valid-foreign-ids"}
     assert findings["valid-foreign-ids"].measures["tail"]["found"] == pytest.approx(0.02, abs=0.01)
+
+
+@pytest.mark.parametrize("empty", [
+    ["train.tsv"], ["valid.tsv", "test.tsv"], ["train.tsv", "valid.tsv", "test.tsv"],
+    ["entities.tsv", "train.tsv", "valid.tsv", "test.tsv"],
+    ["entities.tsv", "relations.tsv", "train.tsv", "valid.tsv", "test.tsv"]])
+def test_an_empty_data_set_is_told_of_without_a_traceback(tiny: Path, empty: list[str]) -> None:
+    for name in empty:
+        (tiny / name).write_text(TINY[name].splitlines(True)[0])
+    assert {f"{name[:-4]}-empty" for name in empty if name[0] in "tv"} <= loud(tiny)
+    repaired = cli.main(["split", str(tiny), str(tiny.parent / "out"), "--test", "0.2"])
+    assert repaired == (2 if "train.tsv" in empty else 0)
+    assert cli.main(["describe", str(tiny)]) == 2

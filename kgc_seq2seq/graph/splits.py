@@ -28,6 +28,8 @@ def carve(
         train, valid and test, each int32 [·, 3] in the order of ``triples``. Valid and test are
         smaller than wanted where coverage does not allow more.
     """
+    if not len(triples):
+        return triples, triples, triples
     head, relation, tail = triples.T
     pairs = np.stack([relation if kin is None else kin[relation].astype(np.int32),
                       np.minimum(head, tail), np.maximum(head, tail)], axis=1)
