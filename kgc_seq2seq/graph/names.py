@@ -218,14 +218,14 @@ def _description_hints(graph: KnowledgeGraph, places: Longs, groups: Longs) -> l
 
 
 def _relation_hints(graph: KnowledgeGraph, places: Longs, groups: Longs) -> list[str]:
-    """A train fact of each that no other of the group has: the one of the rarest kind first."""
+    """A train fact of each that no other of the group has, with the best-known neighbour."""
     owner, facts = graph.neighbours.rows(places)
     if not len(owner):
         return [""] * len(places)
     rows: Ints = np.concatenate([groups[owner][:, None].astype(np.int32), facts], axis=1)
     _, which, count = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     alone = np.flatnonzero(count[which] == 1)
-    # Of the facts that tell, one whose neighbour is well known; what else there is decides ties.
+    # The rest of the key only makes the choice the same every time.
     degree = graph.train_degree[facts[alone, 1]]
     order = alone[np.lexsort([facts[alone, 1], facts[alone, 0], -degree, owner[alone]])]
     chosen = Csr.group(owner[order], facts[order])

@@ -65,7 +65,7 @@ def tell_triples(graph: KnowledgeGraph, triples: Ints, chosen: npt.NDArray[np.bo
 
 
 def tell_names(names: Sequence[str], places: Iterable[int]) -> tuple[str, ...]:
-    """The first of some names, with what they are quoted."""
+    """The first of some names, in quotes."""
     return tuple(repr(names[place]) for place, _ in zip(places, range(NUM_EXAMPLES), strict=False))
 
 

@@ -23,13 +23,14 @@ def audit_names(graph: KnowledgeGraph) -> Iterator[Finding]:
     """Check the names of the entities, and of the relations, as strings."""
     names = pa.array(graph.entity_names, pa.string())
     places, groups = collision_groups(names)
-    yield from collisions(graph, "name-collisions", places, groups, "share their name with another")
+    yield from _collisions(graph, "name-collisions", places, groups,
+                           "share their name with another")
     folded, folded_groups = collision_groups(normalized(names))
     if len(folded) > len(places):
         # Whole groups, since an equal name may have become equal to a third.
         new = ~np.isin(folded, places)
         wanted = np.isin(folded_groups, folded_groups[new])
-        yield from collisions(
+        yield from _collisions(
             graph, "normalized-name-collisions", folded[wanted], folded_groups[wanted],
             "have a name that is another's once normalised (NFKC, white space) as T5's "
             "vocabularies do")
@@ -60,8 +61,8 @@ def audit_tokens(graph: KnowledgeGraph, keys: Sequence[str], unspeakable: Sequen
         keys: A key for every name, equal exactly when the tokens are.
         unspeakable: The names with unknown tokens or none.
     """
-    yield from collisions(graph, "token-collisions", *collision_groups(keys),
-                          "have a name with the same tokens as another's")
+    yield from _collisions(graph, "token-collisions", *collision_groups(keys),
+                           "have a name with the same tokens as another's")
     if unspeakable:
         yield Finding("unknown-tokens", Severity.ERROR, len(unspeakable),
                       f"{len(unspeakable):,} names hold characters that the tokenizer lacks.",
@@ -69,7 +70,7 @@ def audit_tokens(graph: KnowledgeGraph, keys: Sequence[str], unspeakable: Sequen
                       tell_names(graph.entity_names, unspeakable))
 
 
-def collisions(
+def _collisions(
     graph: KnowledgeGraph, check: str, places: Longs, groups: Longs, what: str
 ) -> Iterator[Finding]:
     """A finding for entities that cannot be told apart, if there are any."""
