@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +17,8 @@ from kgc_seq2seq.graph.columns import (
     read_columns,
     read_header,
 )
-from kgc_seq2seq.graph.importers.raw import Order, RawGraph, find_file, in_order, number_triples
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.importers.raw import Order, RawGraph, find_file, in_order
 
 _ENDINGS = (".tsv", ".txt")
 _HEADER = {"head", "relation", "tail", "subject", "predicate", "object", "h", "r", "t"}
@@ -65,26 +67,38 @@ def number_tables(
             if (row := first_true(pc.equal(pc.utf8_trim_whitespace(column), ""))) is not None:
                 raise InputError(f"{table.where(row)}: a cell is empty; fill it in or delete the "
                                  "line.")
-    together = [pa.chunked_array([chunk for table in tables.values()
-                                  for chunk in table.cells[place].chunks], pa.string())
-                for place in range(3)]
+    parts = [in_order(table.cells, order or "hrt") for table in tables.values()]
+    entity_ids, ends = _number([*(heads for heads, _, _ in parts), *(tails for *_, tails in parts)])
+    relation_ids, relations = _number([column for _, column, _ in parts])
+    heads, tails = np.split(ends, 2)
     if order is None:
-        _refuse_other_order(next(iter(tables.values())).path, together)
-    heads, relations, tails = in_order(together, order or "hrt")
-    entity_ids = pc.unique(pa.chunked_array([*heads.chunks, *tails.chunks], pa.string()))
-    relation_ids = pc.unique(relations)
-    splits = {split: number_triples(table, entity_ids, relation_ids, "the files", order or "hrt")[0]
-              for split, table in tables.items()}
-    return RawGraph(entity_ids, relation_ids, splits, notes=notes)
+        _refuse_other_order(next(iter(tables.values())).path, entity_ids, relation_ids, heads,
+                            tails)
+    triples = np.stack([heads, relations, tails], axis=1)
+    bounds = np.cumsum([len(table) for table in tables.values()])[:-1]
+    return RawGraph(entity_ids, relation_ids, dict(zip(tables, np.split(triples, bounds),
+                                                       strict=True)), notes=notes)
 
 
-def _refuse_other_order(path: Path, columns: list[pa.ChunkedArray]) -> None:
+def _number(columns: Sequence[pa.ChunkedArray]) -> tuple[pa.Array, Ints]:
+    """The distinct texts of columns as they first appear, and the number of each cell's."""
+    coded = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()
+                             ).dictionary_encode()
+    # All chunks of the result share one dictionary.
+    numbers = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])
+    return coded.chunk(0).dictionary, numbers
+
+
+def _refuse_other_order(
+    path: Path, entity_ids: pa.Array, relation_ids: pa.Array, heads: Ints, tails: Ints
+) -> None:
     """Heads and tails have things in common; a relation column has few values and none of them."""
-    head, second, third = (pc.unique(column) for column in columns)
-    shared_second = pc.sum(pc.is_in(second, value_set=head)).as_py() or 0
-    shared_third = pc.sum(pc.is_in(third, value_set=head)).as_py() or 0
-    if len(third) < len(second) and shared_second > 0 and shared_third == 0:
+    is_head, is_tail = (np.bincount(end, minlength=len(entity_ids)) > 0 for end in (heads, tails))
+    head_ids = entity_ids.take(pa.array(np.flatnonzero(is_head)))
+    shared_relations = pc.sum(pc.is_in(relation_ids, value_set=head_ids)).as_py()
+    num_tails = int(is_tail.sum())
+    if num_tails < len(relation_ids) and shared_relations and not (is_head & is_tail).any():
         raise InputError(
-            f"{path}: the second column shares {shared_second:,} values with the first and the "
-            f"third, with {len(third):,} values, none, so the columns look like head, tail, "
+            f"{path}: the second column shares {shared_relations:,} values with the first and the "
+            f"third, with {num_tails:,} values, none, so the columns look like head, tail, "
             "relation; state it with --order htr (or --order hrt if it is not so).")
