@@ -240,9 +240,9 @@ def _split(options: Namespace) -> Answer:
     lines = [f"{report.dataset}: " + ", ".join(
         f"{split} {count:,} (was {report.before[split]:,})"
         for split, count in report.triples.items()) + "."]
-    if report.pair_captions:
-        lines.append(f"{report.pair_captions:,} captions of pairs were left out: they were made "
-                     "for pairs of the old train.")
+    if report.link_captions:
+        lines.append(f"{report.link_captions:,} captions of linked pairs were left out: they were "
+                     "made for the old train.")
     return Answer(report.as_dict(), "\n".join(lines))
 
 

@@ -59,8 +59,8 @@ class SplitReport:
     """Number of triples by split."""
     before: dict[str, int]
     """Likewise in the old data set."""
-    pair_captions: int
-    """Captions of pairs that were left out, since they were made for pairs of the old train."""
+    link_captions: int
+    """Captions of linked pairs that were left out, since they were made for the old train."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -130,12 +130,12 @@ def draw_splits(graph: KnowledgeGraph, config: SplitConfig) -> dict[str, Ints]:
 
 
 def _copy_captions(source: Path, target: Path) -> int:
-    """Copy the caption cache without captions of pairs, which tell what the old train was."""
+    """Copy the caption cache without captions of links, which tell what the old train was."""
     dropped = 0
     for part in sorted(source.glob("part-*.parquet")):
         target.mkdir(exist_ok=True)
         rows = read_part(part)
-        kept = rows.filter(pc.is_null(rows["neighbour"]))
+        kept = rows.filter(pc.is_in(rows["scope"], value_set=pa.array(["entity", "relevance"])))
         dropped += rows.num_rows - kept.num_rows
         if kept.num_rows:
             pq.write_table(kept, target / part.name, write_page_checksum=True)

@@ -37,7 +37,7 @@ def audit_texts(dataset: Path, graph: KnowledgeGraph) -> Iterator[Finding]:
     rows = Store(dataset).read()
     rows = rows.filter(pc.equal(rows["status"], "ok"))
     yield from _pairs(graph, rows.filter(pc.is_valid(rows["neighbour"])))
-    rows = rows.filter(pc.is_null(rows["neighbour"]))
+    rows = rows.filter(pc.equal(rows["scope"], "entity"))
     for source in sources(rows):
         said = of_source(rows, source)
         texts: dict[str, list[str]] = {}
