@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,28 @@ from caption_cache.images import find_images, has_images, read_entities
 from caption_cache.source import Source
 from caption_cache.store import Store
 
+S = TypeVar("S")
+
 
 @dataclass(frozen=True)
 class Captions:
-    """The texts of one source."""
+    """The texts of one source about entities."""
 
     source: Source
     """Who wrote them, asked what; `Source.id` names it in a protocol."""
     texts: dict[str, str]
     """By entity id; an entity without a text is not there."""
+
+
+@dataclass(frozen=True)
+class LinkCaptions:
+    """The texts of one source about two entities each, or about an entity and a relation."""
+
+    source: Source
+    """As in `Captions`."""
+    texts: dict[tuple[str, str], str]
+    """Of pairs by (entity id, neighbour id), each in both orders; of relations by (entity id,
+    relation id), where the id of an inverse stands after `links.INVERSE`."""
 
 
 def read_captions(dataset: Path, source: str | None = None, separator: str = " ") -> Captions:
@@ -41,21 +55,57 @@ def read_captions(dataset: Path, source: str | None = None, separator: str = " "
     Raises:
         InputError: There are no captions, or ``source`` fits none or several.
     """
+    chosen, rows = _said(dataset, "entity", source)
+    return Captions(chosen, _joined(rows["entity"].to_pylist(), rows, separator))
+
+
+def read_link_captions(
+    dataset: Path, scope: str, source: str | None = None, separator: str = " | "
+) -> LinkCaptions:
+    """Read what one source says of linked pairs, or of entities and their relations.
+
+    Args:
+        dataset: As in `read_captions`.
+        scope: ``pair``, ``summary`` or ``relation``.
+        source: As in `read_captions`.
+        separator: As in `read_captions`; MMKG-T5 joins by ``|``.
+
+    Raises:
+        InputError: As in `read_captions`.
+    """
+    chosen, rows = _said(dataset, scope, source)
+    other = rows["relation" if scope == "relation" else "neighbour"]
+    texts = _joined(list(zip(rows["entity"].to_pylist(), other.to_pylist(), strict=True)), rows,
+                    separator)
+    if scope != "relation":
+        texts |= {(neighbour, entity): text for (entity, neighbour), text in texts.items()}
+    return LinkCaptions(chosen, texts)
+
+
+def _said(dataset: Path, scope: str, source: str | None) -> tuple[Source, pa.Table]:
     rows = current_rows(dataset)
-    rows = rows.filter(pc.and_(pc.equal(rows["scope"], "entity"), pc.equal(rows["status"], "ok")))
+    rows = rows.filter(pc.and_(pc.equal(rows["scope"], scope), pc.equal(rows["status"], "ok")))
     if rows.num_rows == 0:
-        raise InputError(f"{dataset} has no captions of its images; run 'caption-cache build "
-                         f"{dataset}' first.")
+        what, how = (("its images", "") if scope == "entity"
+                     else (f"the scope {scope!r}", f" --scope {scope}"))
+        raise InputError(f"{dataset} has no captions of {what}; run 'caption-cache build "
+                         f"{dataset}{how}' first.")
     chosen = _choose(sources(rows), source, dataset)
-    rows = of_source(rows, chosen)
-    texts: dict[str, dict[str, None]] = {}
-    for entity, text in zip(rows["entity"].to_pylist(), rows["text"].to_pylist(), strict=True):
-        texts.setdefault(entity, {})[text] = None
-    return Captions(chosen, {entity: separator.join(said) for entity, said in texts.items()})
+    return chosen, of_source(rows, chosen)
+
+
+def _joined(subjects: Sequence[S], rows: pa.Table, separator: str) -> dict[S, str]:
+    texts: dict[S, dict[str, None]] = {}
+    for subject, text in zip(subjects, rows["text"].to_pylist(), strict=True):
+        texts.setdefault(subject, {})[text] = None
+    return {subject: separator.join(said) for subject, said in texts.items()}
 
 
 def current_rows(dataset: Path) -> pa.Table:
     """Read the rows of the store whose images the entities still have, by content.
+
+    Where the same source was asked twice about the same subject and images (an entity got
+    another name), the last row counts; of a summary the last whatever images it was about.
 
     Returns:
         A table of `store.SCHEMA`, in the order of the entities and of their images (of the paths
@@ -64,7 +114,7 @@ def current_rows(dataset: Path) -> pa.Table:
     Raises:
         InputError: The data set is malformed, or a part cannot be read.
     """
-    rows = Store(dataset).read()
+    rows = _last_asked(Store(dataset).read())
     if not has_images(dataset):
         return rows.take(pc.sort_indices(pc.list_element(rows["images"], 0)))
     place = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
@@ -84,7 +134,8 @@ def find_places(
 
     Returns:
         ``int64 [rows]``: the position of the row's first image in the list of all images, or -1
-        when the entity does not have all of the row's images any more.
+        when the entity (or the neighbour; whoever, where relevance was asked) does not have all
+        of the row's images any more.
 
     Raises:
         InputError: The data set is malformed or has no images.
@@ -95,11 +146,15 @@ def find_places(
     if rows.num_rows == 0:
         return np.empty(0, np.int64)
     hashes = rows["image_hashes"].combine_chunks()
-    entity = rows["entity"].combine_chunks().take(pc.list_parent_indices(hashes))
-    found = pc.index_in(
-        pc.binary_join_element_wise(entity, pc.list_flatten(hashes), "\n"),
-        value_set=pa.array([f"{image.entity}\n{fingerprints[image.path].hash}"
-                            for image in images], pa.string()))
+    owner = pc.list_parent_indices(hashes)
+    flat = pc.list_flatten(hashes)
+    shown = pa.array([fingerprints[image.path].hash for image in images], pa.string())
+    owned = _join(pa.array([image.entity for image in images], pa.string()), shown)
+    anywhere = pc.equal(rows["scope"].combine_chunks().take(owner), "relevance")
+    found = pc.coalesce(
+        *(pc.index_in(_join(rows[name].combine_chunks().take(owner), flat), value_set=owned)
+          for name in ("entity", "neighbour")),
+        pc.if_else(anywhere, pc.index_in(flat, value_set=shown), pa.scalar(None, pa.int32())))
     first = np.cumsum(np.r_[0, pc.list_value_length(hashes).to_numpy()[:-1]])
     place = found.fill_null(-1).to_numpy().astype(np.int64)
     return np.minimum.reduceat(place, first)
@@ -129,6 +184,21 @@ def of_source(rows: pa.Table, source: Source) -> pa.Table:
         column = rows[name]
         rows = rows.filter(pc.is_null(column) if value is None else pc.equal(column, value))
     return rows
+
+
+def _last_asked(rows: pa.Table) -> pa.Table:
+    images = pc.binary_join(rows["image_hashes"], " ")
+    summary = pc.equal(rows["scope"], "summary")
+    numbered = rows.select([*Source.COLUMNS, "scope", "entity", "neighbour", "relation"])
+    numbered = numbered.append_column("shown", pc.if_else(summary, "", images))
+    asked = numbered.column_names
+    numbered = numbered.append_column("row", pa.array(np.arange(rows.num_rows)))
+    last = numbered.group_by(asked).aggregate([("row", "max")])["row_max"]
+    return rows if len(last) == rows.num_rows else rows.take(np.sort(last.to_numpy()))
+
+
+def _join(entities: pa.Array, hashes: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(entities, hashes, "\n")
 
 
 def _choose(known: Sequence[Source], name: str | None, dataset: Path) -> Source:

@@ -62,18 +62,20 @@ def data(answer: tuple[int, str, str]) -> Any:
 
 def test_build_says_what_it_did_and_again_nothing(call: Any, dataset: Path) -> None:
     code, out, err = call("build", dataset, "--captioner", "shades")
-    assert (code, "6 images: 6 captioned now" in out, "captioning" in err) == (0, True, True)
+    assert (code, "6 items: 6 captioned now" in out, "captioning" in err) == (0, True, True)
     code, out, _ = call("build", dataset, "--captioner", "shades")
-    assert (code, out) == (0, "6 images: nothing to caption, 6 done before.\n")
+    assert (code, out) == (0, "6 items: nothing to caption, 6 done before.\n")
 
 
 def test_build_answers_machines(call: Any, dataset: Path) -> None:
-    answer = call("build", dataset, "--captioner", "shades", "--dry-run", "--json")
-    assert data(answer) == {"items": 6, "done": 0, "at_once": 0, "to_caption": 6}
+    answer = call("build", dataset, "--captioner", "shades", "--dry-run", "--json",
+                  "--sample", 0)
+    assert data(answer) == {"items": 6, "done": 0, "at_once": 0, "to_caption": 6, "to_judge": 0,
+                            "seconds_per_text": None, "estimated_seconds": None}
     answer = call("build", dataset, "--captioner", "shades", "--limit", 4, "--json")
     assert {**data(answer), "seconds": 0} == {
-        "items": 6, "done_before": 0, "captioned": 4, "reused": 0, "left": 2, "failures": [],
-        "seconds": 0}
+        "items": 6, "done_before": 0, "judged": 0, "captioned": 4, "reused": 0, "rejected": 0,
+        "left": 2, "failures": [], "seconds": 0}
 
 
 def test_failed_images_are_named_and_the_exit_code_is_1(call: Any, dataset: Path) -> None:
@@ -94,7 +96,8 @@ def test_failed_images_are_named_and_the_exit_code_is_1(call: Any, dataset: Path
 @pytest.mark.parametrize(("words", "message"), [
     (["build", "nowhere"], "nowhere is not a folder"),
     (["build", "data", "--captioner", "x"],
-     "No captioner is called 'x'; the installed ones are palette, shades, talkative."),
+     "No captioner is called 'x'; the installed ones are palette, shades, talkative, "
+     "transformers."),
     (["build", "data", "--limit", "0"], "'0' is not a whole number from 1 on"),
     (["build", "data", "--lim", "1"], "unrecognized arguments: --lim 1"),
     (["build", "data", "--scope", "moon"], "invalid choice: 'moon'"),
@@ -222,7 +225,7 @@ def test_export_writes_a_table(call: Any, dataset: Path, tmp_path: Path) -> None
 
 def test_captioner_of_a_third_party_is_found_by_its_entry_point(plugin: Path) -> None:
     assert load_captioner("talkative").prompted
-    with pytest.raises(InputError, match="palette, shades, talkative"):
+    with pytest.raises(InputError, match="palette, shades, talkative, transformers"):
         load_captioner("nobody")
 
 
