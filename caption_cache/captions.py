@@ -201,13 +201,31 @@ def _join(entities: pa.Array, hashes: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(entities, hashes, "\n")
 
 
+def fitting(known: Sequence[Source], name: str, dataset: Path) -> list[Source]:
+    """The sources that a name fits.
+
+    Args:
+        known: From `sources`.
+        name: A captioner, a model, a prompt, or the eight digits that end `Source.label`.
+        dataset: For the sentence.
+
+    Raises:
+        InputError: It fits none.
+    """
+    found = [source for source in known if name in (
+        source.identity.captioner, source.identity.model, source.prompt_id, source.id[:8])]
+    if not found:
+        raise InputError(f"{dataset} has no captions by {name!r}; there are: {_labels(known)}.")
+    return found
+
+
 def _choose(known: Sequence[Source], name: str | None, dataset: Path) -> Source:
-    fitting = [source for source in known if name is None or name in (
-        source.identity.captioner, source.identity.model, source.id[:8])]
-    if len(fitting) == 1:
-        return fitting[0]
-    choices = "; ".join(source.label for source in fitting or known)
-    if not fitting:
-        raise InputError(f"{dataset} has no captions by {name!r}; there are: {choices}.")
+    found = list(known) if name is None else fitting(known, name, dataset)
+    if len(found) == 1:
+        return found[0]
     raise InputError(f"{dataset} has captions by several sources; name one by the digits in "
-                     f"brackets: {choices}.")
+                     f"brackets: {_labels(found)}.")
+
+
+def _labels(known: Sequence[Source]) -> str:
+    return "; ".join(source.label for source in known)

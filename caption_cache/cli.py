@@ -92,6 +92,14 @@ def _parser(captioner: str | None) -> Parser:
     _dataset(compact)
     compact.add_argument("--prune", action="store_true",
                          help="drop the captions of images that changed or are gone")
+    gc = parser.add_command("gc", _gc, (
+        "drop the texts of prompts or models no longer wanted, for good"))
+    _dataset(gc)
+    for name, what in (("--drop", "drop these"), ("--keep", "drop all but these")):
+        gc.add_argument(name, metavar="SOURCE", action="append", default=[], help=(
+            f"{what}: a captioner, a model, a prompt or the digits in brackets that 'stats' "
+            "prints; can be given several times"))
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
     export = parser.add_command("export", _export, "write the captions to a table")
     _dataset(export)
     export.add_argument("--out", type=Path, default=Path("captions.tsv"),
@@ -232,6 +240,16 @@ def _compact(options: Namespace) -> Answer:
     before, after = Store(options.dataset).compact(wanted)
     return Answer({"rows_before": before, "rows": after},
                   f"{after} captions kept, {before - after} dropped.")
+
+
+def _gc(options: Namespace) -> Answer:
+    from caption_cache.collect import collect
+
+    found = collect(options.dataset, drop=options.drop, keep=options.keep, dry_run=options.dry_run)
+    verb = "would drop" if options.dry_run else "dropped"
+    lines = [f"{source.label}: {verb if source.dropped else 'kept'}, {source.rows} texts"
+             for source in found]
+    return Answer([asdict(source) for source in found], "\n".join(lines))
 
 
 def _export(options: Namespace) -> Answer:

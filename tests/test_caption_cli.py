@@ -212,6 +212,69 @@ def test_compact_keeps_all_and_prunes_on_request(call: Any, dataset: Path) -> No
     assert call("verify", dataset)[0] == 0
 
 
+def test_gc_drops_what_is_named_or_all_but_that(call: Any, dataset: Path) -> None:
+    call("build", dataset, "--captioner", "shades")
+    call("build", dataset, "--captioner", "talkative")
+    call("build", dataset, "--captioner", "talkative", "--names-hidden")
+    before = sorted(part.name for part in (dataset / "captions").iterdir())
+    found = data(call("gc", dataset, "--drop", "talkative", "--dry-run", "--json"))
+    assert [(source["rows"], source["dropped"]) for source in found] == [
+        (6, False), (6, True), (6, True)]
+    assert sorted(part.name for part in (dataset / "captions").iterdir()) == before
+    code, out, _ = call("gc", dataset, "--drop", "entity-1")
+    assert code == 0
+    assert [line.split("]: ")[1] for line in out.splitlines()] == [
+        "kept, 6 texts", "dropped, 6 texts", "kept, 6 texts"]
+    assert call("verify", dataset)[1] == "12 captions checked, 0 problems found.\n"
+    call("gc", dataset, "--keep", "shades")
+    assert [source["label"][:8] for source in data(call("stats", dataset, "--json"))["sources"]
+            ] == ["shades 1"]
+    assert data(call("build", dataset, "--captioner", "shades", "--json"))["captioned"] == 0
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "with --drop, or those to keep with --keep"),
+    (["--drop", "shades", "--keep", "shades"], "with --drop, or those to keep with --keep"),
+    (["--drop", "x"], "has no captions by 'x'; there are: shades 1 ["),
+])
+def test_gc_refuses_what_it_cannot_do(
+    call: Any, dataset: Path, words: list[str], message: str
+) -> None:
+    call("build", dataset, "--captioner", "shades")
+    code, _, err = call("gc", dataset, *words)
+    assert (code, message in err, err.count("\n")) == (2, True, 1), err
+    assert call("verify", dataset)[1] == "6 captions checked, 0 problems found.\n"
+
+
+def test_dry_run_estimates_from_a_sample_and_writes_nothing(call: Any, dataset: Path) -> None:
+    plan = data(call("build", dataset, "--captioner", "shades", "--dry-run", "--json"))
+    assert plan["estimated_seconds"] == pytest.approx(6 * plan["seconds_per_text"], abs=0.1)
+    code, out, _ = call("build", dataset, "--captioner", "shades", "--dry-run")
+    assert (code, "s a text, 0:00:0" in out) == (0, True)
+    assert not (dataset / "captions").exists()
+
+
+def test_options_of_a_captioner_are_part_of_the_command_line(
+    call: Any, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["build", "--captioner", "transformers", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "options of the captioner transformers" in out
+    assert "--dtype {auto,bfloat16,float16,float32}" in out
+    assert "The longest caption, in tokens. (default: 64)" in out
+    for words, message in ((["--captioner", "transformers"], "required: --model"),
+                           (["--captioner=transformers"], "required: --model"),
+                           (["--captioner"], "expected one argument"),
+                           (["--captioner", "shades", "--model", "x"], "unrecognized arguments"),
+                           (["--captioner", "transformers", "--model", "x", "--num-beams", "0"],
+                            "--num-beams is 0; give 1 or more"),
+                           (["--captioner", "transformers", "--model", "x", "--dtype", "int8"],
+                            "invalid choice: 'int8'")):
+        code, _, err = call("build", dataset, *words)
+        assert (code, message in err, err.count("\n")) == (2, True, 1), err
+
+
 def test_export_writes_a_table(call: Any, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep/captions.tsv"
     call("build", dataset, "--captioner", "shades")

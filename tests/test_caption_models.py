@@ -12,8 +12,10 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image
+from test_caption_build import make_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from caption_cache import cli
 from caption_cache.captioners import Judge, Refusal, Request, YesNo
 from caption_cache.captioners.checkpoints import find_revision, load_config
 from caption_cache.captioners.hugging_face import (
@@ -22,6 +24,8 @@ from caption_cache.captioners.hugging_face import (
     _workable,
 )
 from caption_cache.errors import InputError
+from caption_cache.images import decode
+from caption_cache.store import Store
 
 REQUESTS = [Request((image,), question) for image, question in [
     (Image.new("RGB", (20, 30), "red"), "this is a"),
@@ -326,3 +330,69 @@ def test_sides_too_short_for_processors_are_mended(
     assert _workable(Image.new("RGB", size)).size == workable
 
 
+
+
+# --- from the command line -------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Four entities, of which three have an image, linked to a chain."""
+    folder = make_dataset(tmp_path / "data", 4)
+    (folder / "images/e3/a.png").unlink()
+    (folder / "images/e3").rmdir()
+    (folder / "relations.tsv").write_text("id\tname\nnear\tnear\n")
+    (folder / "train.tsv").write_text("head\trelation\ttail\ne0\tnear\te1\ne1\tnear\te2\n"
+                                      "e2\tnear\te3\n")
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    code = cli.main([*map(str, words), "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("name", ["blip-2-t5", "llava", "qwen2.5-vl"])
+def test_build_with_a_model_from_disk(
+    folders: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    model = ("--captioner", "transformers", "--model", folders[name], "--dtype", "float32",
+             "--max-new-tokens", 6, "--batch-size", 2)
+    report = call(capsys, "build", dataset, *model)
+    assert (report["items"], report["captioned"], report["left"]) == (3, 3, 0)
+    rows = Store(dataset).read().to_pylist()
+    assert {(row["captioner"], row["model"], row["back_end"]) for row in rows} == {
+        ("transformers", name, "pil")}
+    assert all(row["status"] == "ok" or row["reason"] for row in rows)
+    assert json.loads(rows[0]["settings"])["dtype"] == "float32"
+    for row in rows:
+        request = Request((decode((dataset / row["images"][0]).read_bytes()),), row["prompt"])
+        assert row["text"] == plainly(folders[name], request, name)
+    assert call(capsys, "build", dataset, *model)["captioned"] == 0
+    longer = call(capsys, "build", dataset, *model, "--max-new-tokens", 8)
+    assert (longer["captioned"], longer["done_before"]) == (3, 0)
+
+
+def test_pairs_are_judged_and_captioned_by_a_model_from_disk(
+    folders: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--captioner", "transformers", "--model", folders["qwen2.5-vl"], "--dtype",
+             "float32", "--max-new-tokens", 6)
+    report = call(capsys, "build", dataset, *model, "--scope", "pair")
+    rows = Store(dataset).read().to_pylist()
+    yes = {(row["entity"], row["images"][0]) for row in rows
+           if row["scope"] == "relevance" and row["text"].startswith("yes")}
+    assert report["judged"] == len([row for row in rows if row["scope"] == "relevance"]) == 8
+    owners = {"e0": ["images/e0/a.png"], "e1": ["images/e1/a.png"], "e2": ["images/e2/a.png"]}
+    expected = {(*pair, image) for pair in (("e0", "e1"), ("e1", "e2"), ("e2", "e3"))
+                for image in owners.get(pair[0], []) + owners.get(pair[1], [])
+                if all((entity, image) in yes for entity in pair)}
+    assert expected
+    assert {(row["entity"], row["neighbour"], row["images"][0])
+            for row in rows if row["scope"] == "pair"} == expected
+    again = call(capsys, "build", dataset, *model, "--scope", "pair", "--max-new-tokens", 7)
+    assert (again["judged"], again["captioned"]) == (0, report["captioned"])
+    summary = call(capsys, "build", dataset, *model, "--scope", "summary", "--keep-all")
+    assert (summary["items"], summary["judged"]) == (3, 0)
