@@ -96,7 +96,7 @@ def test_failed_images_are_named_and_the_exit_code_is_1(call: Any, dataset: Path
 @pytest.mark.parametrize(("words", "message"), [
     (["build", "nowhere"], "nowhere is not a folder"),
     (["build", "data", "--captioner", "x"],
-     "No captioner is called 'x'; the installed ones are palette, shades, talkative, "
+     "No captioner is called 'x'; the installed ones are openai, palette, shades, talkative, "
      "transformers."),
     (["build", "data", "--limit", "0"], "'0' is not a whole number from 1 on"),
     (["build", "data", "--lim", "1"], "unrecognized arguments: --lim 1"),
