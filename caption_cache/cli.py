@@ -20,6 +20,10 @@ from caption_cache.errors import InputError
 if TYPE_CHECKING:
     from caption_cache.build import Preview, Report
 
+SCOPES = ("entity", "pair", "summary", "relation")
+"""As `build.scopes.SCOPES`, which would load too much for ``--help``."""
+_SUBJECTS = {"entity": "entities", "pair": "pairs, in both orders,",
+             "summary": "pairs, in both orders,", "relation": "entities with a relation"}
 _SHOWN = 5
 """So many failures are printed one by one."""
 
@@ -51,8 +55,7 @@ def _parser(captioner: str | None) -> Parser:
     build = parser.add_command("build", _build, "caption every image not captioned before")
     _dataset(build)
     build.add_argument("--captioner", default="palette", help="the engine that writes the texts")
-    build.add_argument("--scope", choices=["entity", "pair", "summary", "relation"],
-                       default="entity", help=(
+    build.add_argument("--scope", choices=SCOPES, default="entity", help=(
         "what the texts are about: each image of an entity; each image of a linked pair; all "
         "images of a linked pair at once; each image of an entity, with a relation in mind"))
     build.add_argument("--split", default="train", help="whose facts link; only train is allowed")
@@ -100,10 +103,14 @@ def _parser(captioner: str | None) -> Parser:
             f"{what}: a captioner, a model, a prompt or the digits in brackets that 'stats' "
             "prints; can be given several times"))
     gc.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
-    export = parser.add_command("export", _export, "write the captions to a table")
+    export = parser.add_command("export", _export, "write the captions for other programs")
     _dataset(export)
-    export.add_argument("--out", type=Path, default=Path("captions.tsv"),
-                        help="the table: entity, text; tab-separated")
+    export.add_argument("--scope", choices=SCOPES, default="entity",
+                        help="what the texts are about")
+    export.add_argument("--format", choices=["tsv", "datasets"], default="tsv", help=(
+        "a tab-separated table, or a folder for datasets.load_from_disk"))
+    export.add_argument("--out", type=Path, help=(
+        "the file or folder; without it, captions.tsv or captions-dataset"))
     export.add_argument("--source", help="whose texts: a captioner, a model or the digits in "
                                          "brackets that 'stats' prints")
     return parser
@@ -253,13 +260,23 @@ def _gc(options: Namespace) -> Answer:
 
 
 def _export(options: Namespace) -> Answer:
-    from caption_cache.captions import read_captions
-    from caption_cache.export import export_table
+    from caption_cache.captions import read_captions, read_link_captions
+    from caption_cache.export import Texts, export_dataset, export_table
 
-    captions = read_captions(options.dataset, options.source)
-    export_table(captions, options.out)
-    return Answer({"file": str(options.out), "entities": len(captions.texts)},
-                  f"{len(captions.texts)} entities written to {options.out}.")
+    texts: Texts
+    if options.scope == "entity":
+        subject, texts = ["entity"], read_captions(options.dataset, options.source).texts
+    else:
+        subject = ["entity", "relation" if options.scope == "relation" else "neighbour"]
+        texts = read_link_captions(options.dataset, options.scope, options.source).texts
+    if options.format == "tsv":
+        out = options.out or Path("captions.tsv")
+        export_table(texts, subject, out)
+    else:
+        out = options.out or Path("captions-dataset")
+        export_dataset(texts, subject, out)
+    return Answer({"out": str(out), "subjects": len(texts)},
+                  f"The texts of {len(texts)} {_SUBJECTS[options.scope]} written to {out}.")
 
 
 if __name__ == "__main__":

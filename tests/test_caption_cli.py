@@ -282,8 +282,38 @@ def test_export_writes_a_table(call: Any, dataset: Path, tmp_path: Path) -> None
     code, _, err = call("export", dataset, "--out", out)
     assert (code, "by several sources" in err) == (2, True)
     answer = call("export", dataset, "--out", out, "--source", "shades", "--json")
-    assert data(answer) == {"file": str(out), "entities": 6}
+    assert data(answer) == {"out": str(out), "subjects": 6}
     assert out.read_text().splitlines()[:3] == ["entity\ttext", "e0\t0-0-0", "e1\t1-0-0"]
+
+
+def test_export_writes_a_folder_for_datasets(call: Any, dataset: Path, tmp_path: Path) -> None:
+    import datasets
+
+    out = tmp_path / "deep/dataset"
+    call("build", dataset, "--captioner", "shades")
+    for _ in range(2):  # an earlier one is replaced
+        code, text, err = call("export", dataset, "--format", "datasets", "--out", out)
+        assert (code, text) == (0, f"The texts of 6 entities written to {out}.\n"), err
+    loaded = datasets.load_from_disk(str(out))
+    assert loaded["entity"][:] == [f"e{i}" for i in range(6)]
+    assert loaded["text"][:3] == ["0-0-0", "1-0-0", "2-0-0"]
+    (tmp_path / "file").touch()
+    code, _, err = call("export", dataset, "--format", "datasets", "--out", tmp_path / "file/x")
+    assert (code, "cannot be written" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_cache_of_a_build_loads_as_a_parquet_data_set(
+    call: Any, dataset: Path, tmp_path: Path
+) -> None:
+    import datasets
+
+    for _ in range(2):
+        call("build", dataset, "--captioner", "shades", "--limit", 3)
+    assert (dataset / "captions/.images.parquet").exists()
+    loaded = datasets.load_dataset("parquet", data_dir=str(dataset / "captions"), split="train",
+                                   cache_dir=str(tmp_path / "cache"))
+    assert sorted(loaded["text"][:]) == [f"{i}-0-0" for i in range(6)]
+    assert set(loaded["status"][:]) == {"ok"}
 
 
 def test_captioner_of_a_third_party_is_found_by_its_entry_point(plugin: Path) -> None:
@@ -306,7 +336,7 @@ def test_help_loads_nothing_heavy() -> None:
     done = python("-c", "import sys; from caption_cache.cli import main\n"
                         "try: main(['--help'])\n"
                         "except SystemExit: print(*sys.modules)")
-    assert "write the captions to a table" in done.stdout
+    assert "write the captions for other programs" in done.stdout
     assert not {"pyarrow", "PIL", "numpy", "torch", "rich"} & set(done.stdout.split())
 
 
