@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +24,7 @@ _SETTLED_NS = 2_000_000_000
 # systems count in steps of two seconds), so it is not remembered.
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What an image file holds."""
 
     size: int

@@ -6,6 +6,7 @@ done before, so any number of processes can take up what any other number left.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import warnings
@@ -222,7 +223,7 @@ def build(
     asked, judged, unjudged = 0, 0, 0
     with joined() as processes:
         show_progress = show_progress and processes.rank == 0
-        with _quiet_pillow(), ExitStack() as stack:
+        with _quiet_pillow(), _few_collections() as planned, ExitStack() as stack:
             prompts, links = _read_task(dataset, captioner, task)
             gallery = _gallery(dataset, processes, save=True, show_progress=show_progress)
             with processes.first_alone():
@@ -244,6 +245,7 @@ def build(
                 if stage.scope == RELEVANCE:
                     judged, unjudged = len(now), len(groups) - len(now)
                 share = [group for group in now if processes.owns(group[0].key)]
+                planned()
                 if share:
                     with progress_bar(visible=show_progress) as bar:
                         _caption(dataset.resolve(), share, captioner.batch_size, stage, writer,
@@ -481,6 +483,29 @@ def _mend(reason: str) -> str:
         if reason in {each.value for each in kind}:
             return kind(reason).mend
     return "build with --retry failed"
+
+
+@contextmanager
+def _few_collections() -> Iterator[Callable[[], None]]:
+    """Keep Python from looking for cycles among millions of items, which have none.
+
+    Yields:
+        A function to be called when all is planned: what is there by then is never looked at.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+
+    def planned() -> None:
+        gc.freeze()
+        if was_on:
+            gc.enable()
+
+    try:
+        yield planned
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

@@ -69,9 +69,13 @@ class Asker:
         neighbour: str | None = None, relation: str | None = None,
     ) -> Item:
         """One item; ``words`` fill the gaps of the question."""
+        question = None if self.prompt is None else self.prompt.fill(words)
+        if len(paths) == 1:  # most often by far
+            mark = self.gallery.fingerprints[paths[0]]
+            return Item(self.source.key(question, (mark.hash,)), entity, neighbour, relation,
+                        (paths[0],), (mark.hash,), question, mark.flaw, mark.size)
         marks = [self.gallery.fingerprints[path] for path in paths]
         hashes = tuple(mark.hash for mark in marks)
-        question = None if self.prompt is None else self.prompt.fill(words)
         return Item(
             self.source.key(question, hashes), entity, neighbour, relation, tuple(paths), hashes,
             question, next((mark.flaw for mark in marks if mark.flaw is not None), None),
