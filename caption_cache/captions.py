@@ -23,19 +23,20 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Captions:
-    """The texts of one source about entities."""
+    """The texts of one source, or of several, about entities."""
 
-    source: Source
-    """Who wrote them, asked what; `Source.id` names it in a protocol."""
+    sources: tuple[Source, ...]
+    """Who wrote them, asked what; `Source.id` names it in a protocol. Of several, a later one
+    speaks only of images of which those before it say nothing."""
     texts: dict[str, str]
     """By entity id; an entity without a text is not there."""
 
 
 @dataclass(frozen=True)
 class LinkCaptions:
-    """The texts of one source about two entities each, or about an entity and a relation."""
+    """Such texts about two entities each, or about an entity and a relation."""
 
-    source: Source
+    sources: tuple[Source, ...]
     """As in `Captions`."""
     texts: dict[tuple[str, str], str]
     """Of pairs by (entity id, neighbour id), each in both orders; of relations by (entity id,
@@ -43,13 +44,14 @@ class LinkCaptions:
 
 
 def read_captions(dataset: Path, source: str | None = None, separator: str = " ") -> Captions:
-    """Read what one source says of the entities' images.
+    """Read what is said of the entities' images.
 
     Args:
         dataset: The data-set folder. When its images have been taken away, all captions count;
             otherwise those of the images that are there, by content.
-        source: A captioner, a model, or the eight digits that end `Source.label`. None will do
-            while the cache holds texts of one source.
+        source: A captioner, a model, a prompt, or the eight digits that end `Source.label`;
+            several with commas between them, the preferred one first. None will do while the
+            cache holds texts of one source.
         separator: Stands between the texts of an entity's images, each text taken once.
 
     Raises:
@@ -62,7 +64,7 @@ def read_captions(dataset: Path, source: str | None = None, separator: str = " "
 def read_link_captions(
     dataset: Path, scope: str, source: str | None = None, separator: str = " | "
 ) -> LinkCaptions:
-    """Read what one source says of linked pairs, or of entities and their relations.
+    """Read what is said of linked pairs, or of entities and their relations.
 
     Args:
         dataset: As in `read_captions`.
@@ -82,7 +84,9 @@ def read_link_captions(
     return LinkCaptions(chosen, texts)
 
 
-def _said(dataset: Path, scope: str, source: str | None) -> tuple[Source, pa.Table]:
+def _said(
+    dataset: Path, scope: str, source: str | None
+) -> tuple[tuple[Source, ...], pa.Table]:
     rows = current_rows(dataset)
     rows = rows.filter(pc.and_(pc.equal(rows["scope"], scope), pc.equal(rows["status"], "ok")))
     if rows.num_rows == 0:
@@ -90,8 +94,25 @@ def _said(dataset: Path, scope: str, source: str | None) -> tuple[Source, pa.Tab
                      else (f"the scope {scope!r}", f" --scope {scope}"))
         raise InputError(f"{dataset} has no captions of {what}; run 'caption-cache build "
                          f"{dataset}{how}' first.")
-    chosen = _choose(sources(rows), source, dataset)
-    return chosen, of_source(rows, chosen)
+    known = sources(rows)
+    chosen = tuple(_choose(known, name, dataset)
+                   for name in ([None] if source is None else source.split(",")))
+    if len(chosen) == 1:
+        return chosen, of_source(rows, chosen[0])
+    return chosen, _preferred(rows, chosen)
+
+
+def _preferred(rows: pa.Table, chosen: Sequence[Source]) -> pa.Table:
+    """Of all rows about the same subject and images, that of the first of ``chosen``."""
+    rows = rows.append_column("place", pa.array(np.arange(rows.num_rows)))
+    places: dict[tuple[object, ...], int] = {}
+    for source in chosen:
+        mine = of_source(rows, source)
+        subjects = zip(*(mine[name].to_pylist() for name in ("entity", "neighbour", "relation")),
+                       map(tuple, mine["image_hashes"].to_pylist()), strict=True)
+        for subject, place in zip(subjects, mine["place"].to_pylist(), strict=True):
+            places.setdefault(subject, place)
+    return rows.take(sorted(places.values()))
 
 
 def _joined(subjects: Sequence[S], rows: pa.Table, separator: str) -> dict[S, str]:

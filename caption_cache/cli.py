@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caption_cache.command_line import Answer, Parser, answering
 from caption_cache.errors import InputError
@@ -71,6 +71,9 @@ def _parser(captioner: str | None) -> Parser:
                        help="of the texts; others are rejected (any: none is)")
     build.add_argument("--retry", choices=["rejected", "failed"], action="append", default=[],
                        help="do those anew; can be given twice")
+    build.add_argument("--instead-of", metavar="SOURCE", help=(
+        "caption only what this source (a captioner, a model, a prompt or the digits in brackets "
+        "that 'stats' prints) was rejected for or failed at"))
     build.add_argument("--limit", type=_count, metavar="N",
                        help="ask the captioner at most N questions now")
     build.add_argument("--dry-run", action="store_true", help=(
@@ -111,8 +114,9 @@ def _parser(captioner: str | None) -> Parser:
         "a tab-separated table, or a folder for datasets.load_from_disk"))
     export.add_argument("--out", type=Path, help=(
         "the file or folder; without it, captions.tsv or captions-dataset"))
-    export.add_argument("--source", help="whose texts: a captioner, a model or the digits in "
-                                         "brackets that 'stats' prints")
+    export.add_argument("--source", help=(
+        "whose texts: a captioner, a model, a prompt or the digits in brackets that 'stats' "
+        "prints; several with commas, where a later one speaks where those before are silent"))
     return parser
 
 
@@ -146,7 +150,8 @@ def _build(options: Namespace) -> Answer | None:
     task = build.Task(
         scope=options.scope, prompts=options.prompts or STANDARD,
         names_hidden=options.names_hidden, split=options.split, keep_all=options.keep_all,
-        most_images=options.most_images, language=options.language, retry=tuple(options.retry))
+        most_images=options.most_images, language=options.language, retry=tuple(options.retry),
+        instead_of=options.instead_of)
     its_options = _options_of(options.captioner)
     captioner = load_captioner(
         options.captioner, None if its_options is None else take_options(its_options, options))
@@ -195,6 +200,8 @@ def _items(count: int) -> str:
 def _show(options: Namespace) -> Answer:
     import difflib
 
+    import pyarrow.compute as pc
+
     from caption_cache.captions import current_rows
     from caption_cache.images import read_entities
     from caption_cache.source import Source
@@ -205,11 +212,20 @@ def _show(options: Namespace) -> Answer:
         raise InputError(f"{options.entity!r} is no id of {options.dataset / 'entities.tsv'}"
                          + (f"; did you mean {near}?" if near else "; give one that is."))
     rows = current_rows(options.dataset)
-    found = [row for row in rows.to_pylist() if row["entity"] == options.entity]
-    lines = [f"{' '.join(row['images'])}, {Source.from_columns(row).label}: "
-             + (row["text"] if row["status"] == "ok" else f"{row['status']}, {row['reason']}")
+    found = rows.filter(pc.or_kleene(pc.equal(rows["entity"], options.entity),
+                                     pc.equal(rows["neighbour"], options.entity))).to_pylist()
+    lines = [", ".join([" ".join(row["images"]), *_subject(row), Source.from_columns(row).label])
+             + ": " + (row["text"] if row["status"] == "ok"
+                       else f"{row['status']}, {row['reason']}")
              for row in found]
     return Answer(found, "\n".join(lines) or f"Nothing is said of {options.entity}.")
+
+
+def _subject(row: dict[str, Any]) -> list[str]:
+    """What a row is about, beside one entity."""
+    if row["neighbour"] is not None:
+        return [f"{row['entity']} and {row['neighbour']}"]
+    return [row["entity"], row["relation"]] if row["relation"] is not None else []
 
 
 def _stats(options: Namespace) -> Answer:

@@ -219,9 +219,9 @@ def test_several_sources_must_be_told_apart(dataset: Path) -> None:
         read_captions(dataset)
     shades = read_captions(dataset, "shades")
     assert shades.texts == expected(10)
-    assert shades.source.identity == Shades.identity
-    assert read_captions(dataset, shades.source.id[:8]) == shades
-    assert read_captions(dataset, "m").source.prompt_id == "entity-1"
+    assert shades.sources[0].identity == Shades.identity
+    assert read_captions(dataset, shades.sources[0].id[:8]) == shades
+    assert read_captions(dataset, "m").sources[0].prompt_id == "entity-1"
     with pytest.raises(InputError, match=r"no captions by 'x'; there are: shades 1"):
         read_captions(dataset, "x")
 

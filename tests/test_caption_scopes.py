@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_caption_build import Shades, make_dataset, paint, shown
 
+from caption_cache import cli
 from caption_cache.build import Report, Task, build, preview
 from caption_cache.captioners import Identity, Refusal, Request, YesNo
 from caption_cache.captions import current_rows, read_captions, read_link_captions
@@ -262,7 +263,7 @@ def test_texts_of_pairs_are_read_in_both_orders(dataset: Path) -> None:
     run(dataset, Viewer(), scope="pair", keep_all=True)
     run(dataset, Viewer(), scope="relation")
     pairs = read_link_captions(dataset, "pair")
-    assert pairs.source.prompt_id == "pair-1"
+    assert pairs.sources[0].prompt_id == "pair-1"
     assert pairs.texts == {
         ("e0", "e1"): "shows 0 | shows 1", ("e1", "e0"): "shows 0 | shows 1",
         ("e1", "e2"): "shows 1 | shows 2", ("e2", "e1"): "shows 1 | shows 2",
@@ -270,6 +271,18 @@ def test_texts_of_pairs_are_read_in_both_orders(dataset: Path) -> None:
     relations = read_link_captions(dataset, "relation", separator="; ").texts
     assert relations["e0", "^over"] == "shows 0"
     assert len(relations) == 8
+
+
+def test_show_tells_of_pairs_at_both_their_ends(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(dataset, Viewer(), scope="pair", keep_all=True)
+    run(dataset, Viewer(), scope="relation")
+    for entity in ("e1", "e2"):
+        assert cli.main(["show", str(dataset), entity]) == 0
+        out = capsys.readouterr().out
+        assert "images/e2/a.png, e1 and e2, viewer m pair-1 [" in out
+        assert ("e1, ^near, viewer m relation-1 [" in out) == (entity == "e1")
 
 
 def test_newest_summary_counts(dataset: Path) -> None:
@@ -382,6 +395,60 @@ def test_rejected_texts_are_kept_and_retried_on_request(dataset: Path) -> None:
     last = run(dataset, better, retry=("rejected", "failed"))
     assert (last.captioned, last.rejected, last.left, len(better.asked)) == (1, 0, 0, 3)
     assert {row["status"] for row in Store(dataset).read().to_pylist()} == {"ok"}
+
+
+class Other(Moody):
+    """Another model, in a better mood."""
+
+    identity = Identity("other")
+    mood = ()
+
+
+def test_what_one_source_could_not_say_is_asked_of_another(dataset: Path) -> None:
+    run(dataset, Moody())
+    other = Other()
+    report = run(dataset, other, instead_of="moody")
+    assert (report.items, report.captioned) == (3, 3)
+    assert sorted(map(shown, other.asked)) == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
+    assert run(dataset, other, instead_of="moody").captioned == 0
+    paint(dataset / "images/e0/a.png", 50)
+    run(dataset, Moody())
+    assert read_captions(dataset, "moody").texts == {
+        "e0": "50-0-0", **{f"e{i}": f"{i}-0-0" for i in (3, 4, 5)}}
+    both = read_captions(dataset, "moody,other")
+    assert both.texts == {"e0": "50-0-0", **{f"e{i}": f"{i}-0-0" for i in range(1, 6)}}
+    assert [source.identity.captioner for source in both.sources] == ["moody", "other"]
+    with pytest.raises(InputError, match="no captions by 'nobody'"):
+        run(dataset, other, instead_of="nobody")
+
+
+def test_the_preferred_source_is_read_where_it_speaks(dataset: Path) -> None:
+    run(dataset, Shades())
+    run(dataset, Viewer(), limit=2)
+    viewed = read_captions(dataset, "viewer").texts
+    assert len(viewed) == 2
+    assert read_captions(dataset, "viewer,shades").texts == {
+        **read_captions(dataset, "shades").texts, **viewed}
+    assert read_captions(dataset, "shades,viewer").texts == read_captions(
+        dataset, "shades").texts
+
+
+@pytest.mark.parametrize("scope", ["pair", "summary", "relation"])
+def test_links_can_be_asked_of_another_too(dataset: Path, scope: str) -> None:
+    class Sullen(Viewer):
+        identity = Identity("sullen", "m")
+
+        def caption(self, requests: Sequence[Request]) -> list[str]:
+            return ["" for _ in requests]
+
+    before = run(dataset, Sullen(), scope=scope, keep_all=True)
+    assert before.rejected == before.items > 0
+    viewer, plain = Viewer(), Viewer()
+    run(dataset, viewer, scope=scope, instead_of="sullen")
+    assert viewer.judged == [], "which images count was decided before"
+    run(dataset, plain, scope=scope, keep_all=True)
+    assert plain.asked == [], "the same questions, so the same keys"
+    assert len(viewer.asked) == before.captioned
 
 
 def test_retry_leaves_what_a_file_is_to_blame_for(dataset: Path) -> None:

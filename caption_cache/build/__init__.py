@@ -28,6 +28,7 @@ from caption_cache.build.scopes import (
     SCOPES,
     Asker,
     Gallery,
+    plan_again,
     plan_entities,
     plan_pairs,
     plan_relations,
@@ -36,7 +37,7 @@ from caption_cache.build.scopes import (
     said_yes,
 )
 from caption_cache.captioners import Captioner, Judge, Refusal, Request
-from caption_cache.captions import of_source
+from caption_cache.captions import fitting, of_source, sources
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from caption_cache.fingerprints import recall, remember, take_fingerprints
@@ -77,6 +78,9 @@ class Task:
     """The language of the texts, one of `gate.LANGUAGES`."""
     retry: tuple[str, ...] = ()
     """The statuses (``rejected``, ``failed``) whose items are done anew."""
+    instead_of: str | None = None
+    """A source (see `captions.fitting`): only what it has no text worth using for is captioned,
+    so with another model, other settings or another prompt."""
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
@@ -183,7 +187,7 @@ def preview(
     gallery = _gallery(dataset, Processes(), save=False, show_progress=False)
     rows = _settled(store.read(), task)
     to_judge = 0
-    for stage in _stages(captioner, task, prompts, links, gallery, lambda: rows):
+    for stage in _stages(dataset, captioner, task, prompts, links, gallery, lambda: rows):
         standing = compare(stage.items, stage.scope, rows)
         at_once, groups = pending(stage.items, standing)
         to_judge += len(groups) if stage.scope == RELEVANCE else 0
@@ -234,7 +238,7 @@ def build(
             def rows() -> pa.Table:  # parts that stood there before are not read again
                 return pa.concat_tables([known, store.read(besides=old)])
 
-            for stage in _stages(captioner, task, prompts, links, gallery, rows):
+            for stage in _stages(dataset, captioner, task, prompts, links, gallery, rows):
                 before = compare(stage.items, stage.scope, rows())
                 processes.wait()  # all have looked at the same rows; from here on they change
                 at_once, groups = pending(stage.items, before)
@@ -268,7 +272,8 @@ def _read_task(
     if not captioner.prompted:
         raise InputError(f"The captioner {who!r} takes no questions, so it cannot caption the "
                          f"scope {task.scope!r}; choose another, or --scope entity.")
-    if task.scope != "relation" and not task.keep_all and not isinstance(captioner, Judge):
+    judged = task.scope != "relation" and not task.keep_all and task.instead_of is None
+    if judged and not isinstance(captioner, Judge):
         raise InputError(f"The captioner {who!r} cannot answer whether an image is relevant to a "
                          "pair; choose another, or ask about every image with --keep-all.")
     entities = set(read_entities(dataset).columns["id"])
@@ -282,7 +287,7 @@ def _gallery(
     entities = read_entities(dataset)
     images = find_images(dataset, entities)
     index = Store(dataset).index
-    paths = sorted({image.path for image in images})
+    paths = list(dict.fromkeys(image.path for image in images))
     with processes.first_alone():
         remembered = recall(index)
         fingerprints = take_fingerprints(
@@ -296,9 +301,17 @@ def _gallery(
                    dict(zip(entities.columns["id"], entities.columns["name"], strict=True)))
 
 
+def _without_text(rows: pa.Table, scope: str, name: str, dataset: Path) -> pa.Table:
+    """The rows of some sources that hold no text worth using."""
+    rows = rows.filter(pc.equal(rows["scope"], scope))
+    named = fitting(sources(rows), name, dataset)
+    wanting = rows.filter(pc.not_equal(rows["status"], "ok"))
+    return pa.concat_tables([of_source(wanting, source) for source in named])
+
+
 def _stages(
-    captioner: Captioner, task: Task, prompts: dict[str, Prompt], links: Links | None,
-    gallery: Gallery, rows: Callable[[], pa.Table],
+    dataset: Path, captioner: Captioner, task: Task, prompts: dict[str, Prompt],
+    links: Links | None, gallery: Gallery, rows: Callable[[], pa.Table],
 ) -> Iterator[_Stage]:
     """What is to be done, one after the other; the last stage is that of the task's scope.
 
@@ -310,7 +323,9 @@ def _stages(
         return Asker(gallery, Source.of(captioner.identity, prompt), prompt)
 
     ask = asker(task.scope)
-    if task.scope == "entity":
+    if task.instead_of is not None:
+        items = plan_again(ask, _without_text(rows(), task.scope, task.instead_of, dataset), links)
+    elif task.scope == "entity":
         items = plan_entities(ask)
     elif links is None:
         raise AssertionError("links are read for every other scope")
