@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,12 +67,10 @@ def take_fingerprints(
 def recall(index: Path) -> Fingerprints:
     """Read what `remember` wrote; nothing when the file is absent or damaged."""
     try:
-        columns = pq.read_table(index).to_pydict()
-        return {
-            path: Fingerprint(size, changed, hash)
-            for path, size, changed, hash in zip(
-                columns["path"], columns["size"], columns["changed"], columns["hash"], strict=True)
-        }
+        table = pq.read_table(index)
+        columns = (table[name].to_pylist() for name in ("size", "changed", "hash"))
+        found = map(Fingerprint._make, zip(*columns, repeat(None)))
+        return dict(zip(table["path"].to_pylist(), found, strict=True))
     except (OSError, KeyError, pa.ArrowException):
         return {}
 

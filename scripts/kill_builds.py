@@ -7,8 +7,6 @@ batch. At the end a build is let through, and the store is held against the imag
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import select
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed  # noqa: F401  loaded before forking, once for all rounds
+from bench_common import bench_parser, finish
 from PIL import Image
 
 from caption_cache.build import build
@@ -149,11 +148,13 @@ def attack(dataset: Path, log: Path, chance: random.Random) -> int:
 
 def main() -> int:
     """Run the rounds, print the result as JSON; 1 when something was lost, doubled or damaged."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench_parser("kill_builds", __doc__)
     parser.add_argument("--rounds", type=int, default=50, help="how often to kill the build")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.images = 5, 100
     chance = random.Random(options.seed)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as top:
@@ -174,7 +175,8 @@ def main() -> int:
                "last_exit_codes": codes, "seconds": round(time.perf_counter() - began, 1)}
     # A build that is done is not interrupted: the last must have had something to do.
     result["ok"] = bool(result["ok"]) and codes == [0] * COUNT and asked > asked_by_then
-    print(json.dumps(result, indent=2))
+    finish(result, {"redone_over_allowed": float(asked - options.images) / (kills * BATCH)},
+           ["pyarrow"], options.out)
     return 0 if result["ok"] else 1
 
 
