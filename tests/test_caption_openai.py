@@ -258,7 +258,7 @@ def test_errors_that_stay_cost_one_text_only(
 @pytest.mark.parametrize("act", ["slow", "dribble"])
 def test_answers_that_are_not_complete_in_time_are_given_up(server: Server, act: str) -> None:
     server.plan = {1: [act, "…"]}
-    assert client(server, timeout=0.15, retries=1).caption(requests(2)) == [
+    assert client(server, timeout=0.6, retries=1).caption(requests(2)) == [
         "shows 0", Refusal.SLOW]
     assert server.tries[1] == 2
 
@@ -280,7 +280,7 @@ def test_errors_of_the_user_end_the_build_at_once_and_never_show_the_key(
     with pytest.raises(InputError, match=message) as error:
         client(server).caption(requests(40))
     assert KEY not in str(error.value)
-    assert len(server.bodies) < 20, "the others were not sent"
+    assert len(server.bodies) <= 4, "those under way; the others were not sent"
     assert server.visits == [], "nobody else got the key"
 
 
@@ -292,7 +292,7 @@ def test_where_nothing_succeeds_any_more_the_build_ends(
     server.plan = {red: [act, "…"] for red in range(2, 100)}
     engine = client(server, retries=0)
     assert engine.caption(requests(9))[:2] == ["shows 0", "shows 1"]
-    with pytest.raises(InputError, match=f"no text for the last 8 requests .*{said}"):
+    with pytest.raises(InputError, match=rf"no text for the last \d+ requests .*{said}"):
         engine.caption(requests(100)[2:])
 
 

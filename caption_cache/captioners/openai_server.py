@@ -144,8 +144,18 @@ class OpenAICaptioner:
         self, requests: Sequence[Request], how: Mapping[str, object], read: Callable[[Any], R]
     ) -> list[R | Refusal]:
         stop = threading.Event()
+
+        def one(request: Request) -> R | Refusal:
+            if stop.is_set():  # no answer counts any more
+                return Refusal.SERVER
+            try:
+                return self._one(request, how, read, stop)
+            except BaseException:
+                stop.set()
+                raise
+
         with ThreadPoolExecutor(self._options.concurrency) as pool:
-            waiting = [pool.submit(self._one, request, how, read, stop) for request in requests]
+            waiting = [pool.submit(one, request) for request in requests]
             try:
                 return [each.result() for each in waiting]
             except BaseException:
@@ -214,10 +224,10 @@ class OpenAICaptioner:
         """Give one request up; but where none succeeds any more, end the build."""
         with self._lock:
             self._in_vain += 1
-            hopeless = self._in_vain >= max(8, 2 * self._options.concurrency)
-        if hopeless:
+            count = self._in_vain
+        if count >= max(8, 2 * self._options.concurrency):
             raise InputError(f"{self._options.base_url} gave no text for the last "
-                             f"{self._in_vain} requests ({said}); see its log, then run the "
+                             f"{count} requests ({said}); see its log, then run the "
                              "command again with --retry failed.")
         return refusal
 
