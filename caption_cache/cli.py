@@ -233,7 +233,7 @@ def _stats(options: Namespace) -> Answer:
 
     found = stats(options.dataset)
     lines = [f"{found.entities} entities, {found.entities_with_images} with images; "
-             f"{_items(found.images)}; {found.outdated} outdated captions"]
+             f"{found.images} image{'s' * (found.images != 1)}; {found.outdated} outdated captions"]
     for source in found.sources:
         lines.append(f"{source.label}: {source.entities} entities captioned; {source.ok} ok, "
                      f"{source.rejected} rejected, {source.failed} failed; "

@@ -165,6 +165,7 @@ def test_stats_counts(call: Any, dataset: Path) -> None:
     code, out, _ = call("stats", dataset)
     assert code == 0
     assert "5 entities captioned; 6 ok, 0 rejected, 1 failed" in out
+    assert "6 entities, 6 with images; 8 images; 1 outdated captions" in out
 
 
 def test_stats_of_an_untouched_data_set(call: Any, dataset: Path) -> None:
