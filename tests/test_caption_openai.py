@@ -24,7 +24,7 @@ from caption_cache.errors import InputError
 from caption_cache.images import decode
 from caption_cache.store import Store
 
-KEY = "sk-very-secret-0123456789"
+KEY = "made-up-for-this-test"
 
 
 class Server(ThreadingHTTPServer):
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(401, json.dumps({"error": {"message": f"Incorrect API key: {KEY}"}}))
 
     def act_404(self, *_: Any) -> None:
-        self.send(404, json.dumps({"message": f"no such model for {KEY} or sk-other-98765432"}))
+        self.send(404, json.dumps({"message": f"no such model for {KEY} or sk-" + "x" * 9}))
 
     def act_elsewhere(self, *_: Any) -> None:
         self.send(302, "", Location=self.server.url + "/elsewhere")
