@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,45 +18,115 @@ from caption_cache.images import find_images, has_images, read_entities
 from caption_cache.source import Source
 from caption_cache.store import Store
 
+S = TypeVar("S")
+
 
 @dataclass(frozen=True)
 class Captions:
-    """The texts of one source."""
+    """The texts of one source, or of several, about entities."""
 
-    source: Source
-    """Who wrote them, asked what; `Source.id` names it in a protocol."""
+    sources: tuple[Source, ...]
+    """Who wrote them, asked what; `Source.id` names it in a protocol. Of several, a later one
+    speaks only of images of which those before it say nothing."""
     texts: dict[str, str]
     """By entity id; an entity without a text is not there."""
 
 
+@dataclass(frozen=True)
+class LinkCaptions:
+    """Such texts about two entities each, or about an entity and a relation."""
+
+    sources: tuple[Source, ...]
+    """As in `Captions`."""
+    texts: dict[tuple[str, str], str]
+    """Of pairs by (entity id, neighbour id), each in both orders; of relations by (entity id,
+    relation id), where the id of an inverse stands after `links.INVERSE`."""
+
+
 def read_captions(dataset: Path, source: str | None = None, separator: str = " ") -> Captions:
-    """Read what one source says of the entities' images.
+    """Read what is said of the entities' images.
 
     Args:
         dataset: The data-set folder. When its images have been taken away, all captions count;
             otherwise those of the images that are there, by content.
-        source: A captioner, a model, or the eight digits that end `Source.label`. None will do
-            while the cache holds texts of one source.
+        source: A captioner, a model, a prompt, or the eight digits that end `Source.label`;
+            several with commas between them, the preferred one first. None will do while the
+            cache holds texts of one source.
         separator: Stands between the texts of an entity's images, each text taken once.
 
     Raises:
         InputError: There are no captions, or ``source`` fits none or several.
     """
+    chosen, rows = _said(dataset, "entity", source)
+    return Captions(chosen, _joined(rows["entity"].to_pylist(), rows, separator))
+
+
+def read_link_captions(
+    dataset: Path, scope: str, source: str | None = None, separator: str = " | "
+) -> LinkCaptions:
+    """Read what is said of linked pairs, or of entities and their relations.
+
+    Args:
+        dataset: As in `read_captions`.
+        scope: ``pair``, ``summary`` or ``relation``.
+        source: As in `read_captions`.
+        separator: As in `read_captions`; MMKG-T5 joins by ``|``.
+
+    Raises:
+        InputError: As in `read_captions`.
+    """
+    chosen, rows = _said(dataset, scope, source)
+    other = rows["relation" if scope == "relation" else "neighbour"]
+    texts = _joined(list(zip(rows["entity"].to_pylist(), other.to_pylist(), strict=True)), rows,
+                    separator)
+    if scope != "relation":
+        texts |= {(neighbour, entity): text for (entity, neighbour), text in texts.items()}
+    return LinkCaptions(chosen, texts)
+
+
+def _said(
+    dataset: Path, scope: str, source: str | None
+) -> tuple[tuple[Source, ...], pa.Table]:
     rows = current_rows(dataset)
-    rows = rows.filter(pc.and_(pc.equal(rows["scope"], "entity"), pc.equal(rows["status"], "ok")))
+    rows = rows.filter(pc.and_(pc.equal(rows["scope"], scope), pc.equal(rows["status"], "ok")))
     if rows.num_rows == 0:
-        raise InputError(f"{dataset} has no captions of its images; run 'caption-cache build "
-                         f"{dataset}' first.")
-    chosen = _choose(sources(rows), source, dataset)
-    rows = of_source(rows, chosen)
-    texts: dict[str, dict[str, None]] = {}
-    for entity, text in zip(rows["entity"].to_pylist(), rows["text"].to_pylist(), strict=True):
-        texts.setdefault(entity, {})[text] = None
-    return Captions(chosen, {entity: separator.join(said) for entity, said in texts.items()})
+        what, how = (("its images", "") if scope == "entity"
+                     else (f"the scope {scope!r}", f" --scope {scope}"))
+        raise InputError(f"{dataset} has no captions of {what}; run 'caption-cache build "
+                         f"{dataset}{how}' first.")
+    known = sources(rows)
+    chosen = tuple(_choose(known, name, dataset)
+                   for name in ([None] if source is None else source.split(",")))
+    if len(chosen) == 1:
+        return chosen, of_source(rows, chosen[0])
+    return chosen, _preferred(rows, chosen)
+
+
+def _preferred(rows: pa.Table, chosen: Sequence[Source]) -> pa.Table:
+    """Of all rows about the same subject and images, that of the first of ``chosen``."""
+    rows = rows.append_column("place", pa.array(np.arange(rows.num_rows)))
+    places: dict[tuple[object, ...], int] = {}
+    for source in chosen:
+        mine = of_source(rows, source)
+        subjects = zip(*(mine[name].to_pylist() for name in ("entity", "neighbour", "relation")),
+                       map(tuple, mine["image_hashes"].to_pylist()), strict=True)
+        for subject, place in zip(subjects, mine["place"].to_pylist(), strict=True):
+            places.setdefault(subject, place)
+    return rows.take(sorted(places.values()))
+
+
+def _joined(subjects: Sequence[S], rows: pa.Table, separator: str) -> dict[S, str]:
+    texts: dict[S, dict[str, None]] = {}
+    for subject, text in zip(subjects, rows["text"].to_pylist(), strict=True):
+        texts.setdefault(subject, {})[text] = None
+    return {subject: separator.join(said) for subject, said in texts.items()}
 
 
 def current_rows(dataset: Path) -> pa.Table:
     """Read the rows of the store whose images the entities still have, by content.
+
+    Where the same source was asked twice about the same subject and images (an entity got
+    another name), the last row counts; of a summary the last whatever images it was about.
 
     Returns:
         A table of `store.SCHEMA`, in the order of the entities and of their images (of the paths
@@ -64,7 +135,7 @@ def current_rows(dataset: Path) -> pa.Table:
     Raises:
         InputError: The data set is malformed, or a part cannot be read.
     """
-    rows = Store(dataset).read()
+    rows = _last_asked(Store(dataset).read())
     if not has_images(dataset):
         return rows.take(pc.sort_indices(pc.list_element(rows["images"], 0)))
     place = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
@@ -84,7 +155,8 @@ def find_places(
 
     Returns:
         ``int64 [rows]``: the position of the row's first image in the list of all images, or -1
-        when the entity does not have all of the row's images any more.
+        when the entity (or the neighbour; whoever, where relevance was asked) does not have all
+        of the row's images any more.
 
     Raises:
         InputError: The data set is malformed or has no images.
@@ -95,11 +167,15 @@ def find_places(
     if rows.num_rows == 0:
         return np.empty(0, np.int64)
     hashes = rows["image_hashes"].combine_chunks()
-    entity = rows["entity"].combine_chunks().take(pc.list_parent_indices(hashes))
-    found = pc.index_in(
-        pc.binary_join_element_wise(entity, pc.list_flatten(hashes), "\n"),
-        value_set=pa.array([f"{image.entity}\n{fingerprints[image.path].hash}"
-                            for image in images], pa.string()))
+    owner = pc.list_parent_indices(hashes)
+    flat = pc.list_flatten(hashes)
+    shown = pa.array([fingerprints[image.path].hash for image in images], pa.string())
+    owned = _join(pa.array([image.entity for image in images], pa.string()), shown)
+    anywhere = pc.equal(rows["scope"].combine_chunks().take(owner), "relevance")
+    found = pc.coalesce(
+        *(pc.index_in(_join(rows[name].combine_chunks().take(owner), flat), value_set=owned)
+          for name in ("entity", "neighbour")),
+        pc.if_else(anywhere, pc.index_in(flat, value_set=shown), pa.scalar(None, pa.int32())))
     first = np.cumsum(np.r_[0, pc.list_value_length(hashes).to_numpy()[:-1]])
     place = found.fill_null(-1).to_numpy().astype(np.int64)
     return np.minimum.reduceat(place, first)
@@ -131,13 +207,46 @@ def of_source(rows: pa.Table, source: Source) -> pa.Table:
     return rows
 
 
+def _last_asked(rows: pa.Table) -> pa.Table:
+    images = pc.binary_join(rows["image_hashes"], " ")
+    summary = pc.equal(rows["scope"], "summary")
+    numbered = rows.select([*Source.COLUMNS, "scope", "entity", "neighbour", "relation"])
+    numbered = numbered.append_column("shown", pc.if_else(summary, "", images))
+    asked = numbered.column_names
+    numbered = numbered.append_column("row", pa.array(np.arange(rows.num_rows)))
+    last = numbered.group_by(asked).aggregate([("row", "max")])["row_max"]
+    return rows if len(last) == rows.num_rows else rows.take(np.sort(last.to_numpy()))
+
+
+def _join(entities: pa.Array, hashes: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(entities, hashes, "\n")
+
+
+def fitting(known: Sequence[Source], name: str, dataset: Path) -> list[Source]:
+    """The sources that a name fits.
+
+    Args:
+        known: From `sources`.
+        name: A captioner, a model, a prompt, or the eight digits that end `Source.label`.
+        dataset: For the sentence.
+
+    Raises:
+        InputError: It fits none.
+    """
+    found = [source for source in known if name in (
+        source.identity.captioner, source.identity.model, source.prompt_id, source.id[:8])]
+    if not found:
+        raise InputError(f"{dataset} has no captions by {name!r}; there are: {_labels(known)}.")
+    return found
+
+
 def _choose(known: Sequence[Source], name: str | None, dataset: Path) -> Source:
-    fitting = [source for source in known if name is None or name in (
-        source.identity.captioner, source.identity.model, source.id[:8])]
-    if len(fitting) == 1:
-        return fitting[0]
-    choices = "; ".join(source.label for source in fitting or known)
-    if not fitting:
-        raise InputError(f"{dataset} has no captions by {name!r}; there are: {choices}.")
+    found = list(known) if name is None else fitting(known, name, dataset)
+    if len(found) == 1:
+        return found[0]
     raise InputError(f"{dataset} has captions by several sources; name one by the digits in "
-                     f"brackets: {choices}.")
+                     f"brackets: {_labels(found)}.")
+
+
+def _labels(known: Sequence[Source]) -> str:
+    return "; ".join(source.label for source in known)

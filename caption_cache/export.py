@@ -1,24 +1,55 @@
-"""Captions as a table that other programs read."""
+"""Captions as a table or a data set that other programs read."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from caption_cache.captions import Captions
 from caption_cache.disk import cannot_write, replacing
 
+Texts = Mapping[str, str] | Mapping[tuple[str, str], str]
+"""By subject, as in `captions.Captions` and `captions.LinkCaptions`."""
 
-def export_table(captions: Captions, out: Path) -> None:
-    """Write a UTF-8 table with the columns entity and text, separated by a tab.
+
+def export_table(texts: Texts, subject: Sequence[str], out: Path) -> None:
+    """Write a UTF-8 table: a column for each name in ``subject``, and text; tab-separated.
 
     Line breaks and tabs inside a text become spaces.
 
     Raises:
         InputError: ``out`` cannot be written.
     """
-    lines = [f"{entity}\t{' '.join(text.split())}\n" for entity, text in captions.texts.items()]
     try:
-        with replacing(out) as aside:
-            aside.write_text("entity\ttext\n" + "".join(lines), "utf-8", newline="\n")
+        with replacing(out) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, "excel-tab", lineterminator="\n", quoting=csv.QUOTE_NONE,
+                               quotechar=None)
+            table.writerow([*subject, "text"])
+            table.writerows([*_words(key), " ".join(text.split())] for key, text in texts.items())
     except OSError as error:
         raise cannot_write(out, error) from None
+
+
+def export_dataset(texts: Texts, subject: Sequence[str], out: Path) -> None:
+    """Write the same columns as a folder for ``datasets.load_from_disk``; texts as they are.
+
+    Raises:
+        InputError: ``out`` cannot be written.
+    """
+    import datasets
+
+    columns = zip(*((*_words(key), text) for key, text in texts.items()), strict=True)
+    data = datasets.Dataset.from_dict(
+        dict(zip([*subject, "text"], map(list, columns), strict=True)))
+    datasets.disable_progress_bars()
+    try:
+        with replacing(out) as aside:
+            data.save_to_disk(str(aside))
+    except OSError as error:
+        raise cannot_write(out, error) from None
+    finally:
+        datasets.enable_progress_bars()
+
+
+def _words(key: str | tuple[str, str]) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key

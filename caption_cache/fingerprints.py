@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +25,7 @@ _SETTLED_NS = 2_000_000_000
 # systems count in steps of two seconds), so it is not remembered.
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What an image file holds."""
 
     size: int
@@ -67,12 +67,10 @@ def take_fingerprints(
 def recall(index: Path) -> Fingerprints:
     """Read what `remember` wrote; nothing when the file is absent or damaged."""
     try:
-        columns = pq.read_table(index).to_pydict()
-        return {
-            path: Fingerprint(size, changed, hash)
-            for path, size, changed, hash in zip(
-                columns["path"], columns["size"], columns["changed"], columns["hash"], strict=True)
-        }
+        table = pq.read_table(index)
+        columns = (table[name].to_pylist() for name in ("size", "changed", "hash"))
+        found = map(Fingerprint._make, zip(*columns, repeat(None)))
+        return dict(zip(table["path"].to_pylist(), found, strict=True))
     except (OSError, KeyError, pa.ArrowException):
         return {}
 

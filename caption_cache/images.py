@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -63,8 +63,7 @@ class ImageError(Exception):
         self.flaw = flaw
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """One image of one entity."""
 
     entity: str
@@ -126,15 +125,17 @@ def find_images(dataset: Path, entities: Table) -> list[ImageFile]:
 
 def _in_folders(dataset: Path, known: dict[str, int]) -> Iterator[ImageFile]:
     top = dataset / "images"
-    for folder in _visible(top) if top.is_dir() else ():
+    folders = _visible(top) if top.is_dir() else []
+    # In their order already: so the sort by the caller is quick.
+    for folder in sorted(folders, key=lambda folder: known.get(folder.name, -1)):
         if not folder.is_dir():
             raise InputError(f"{folder.path} stands beside the folders of the entities; move it "
                              "into images/<entity id>/ or out of images.")
         if folder.name not in known:
             raise InputError(f"{folder.path}: {folder.name!r} is no id of entities.tsv; rename "
                              "the folder or add the entity.")
-        for file in _visible(folder.path):
-            yield ImageFile(folder.name, f"images/{folder.name}/{file.name}")
+        for name in sorted(file.name for file in _visible(folder.path)):
+            yield ImageFile(folder.name, f"images/{folder.name}/{name}")
 
 
 def _visible(folder: str | Path) -> list[os.DirEntry[str]]:

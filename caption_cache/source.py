@@ -75,9 +75,13 @@ class Source:
         Returns:
             SHA-256 in hex.
         """
-        return _sha256([self.id, prompt, list(image_hashes)])
+        # The JSON of [id, prompt, hashes], put together here since millions are made at a time.
+        asked = "null" if prompt is None else _quoted(prompt)
+        shown = ",".join(map(_quoted, image_hashes))
+        return hashlib.sha256(f'["{self.id}",{asked},[{shown}]]'.encode()).hexdigest()
 
 
+_quoted = json.encoder.encode_basestring
 _json = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 

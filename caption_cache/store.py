@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,15 @@ class Row:
     key: str
     """`Source.key`. The same text about two subjects stands in two rows with one key."""
     scope: str
-    """What the subject is: ``entity``."""
+    """What the subject is: ``entity``, ``pair``, ``summary`` (of a pair), ``relation`` (of an
+    entity), or ``relevance`` (of an image to an entity, answered by yes or no)."""
     entity: str
     """The id of the entity."""
     neighbour: str | None
     """The id of the other entity, when the subject is a pair."""
     relation: str | None
-    """The id of the relation, when the question names one."""
+    """The id of the relation, when the question names one; of an inverse, after
+    `links.INVERSE`."""
     images: list[str]
     """The images shown, as paths relative to the data-set folder when they were shown."""
     image_hashes: list[str]
@@ -101,8 +103,11 @@ class Store:
         """The parts, oldest first."""
         return sorted(self.folder.glob("part-*.parquet"))
 
-    def read(self) -> pa.Table:
+    def read(self, besides: Collection[Path] = ()) -> pa.Table:
         """Read every row; where an item was written twice, the last one.
+
+        Args:
+            besides: Parts to pass over.
 
         Returns:
             A table of `SCHEMA`, oldest rows first.
@@ -111,7 +116,8 @@ class Store:
             InputError: A part cannot be read.
         """
         return _last_of_each(pa.concat_tables(
-            [SCHEMA.empty_table(), *(read_part(part) for part in self.parts)]))
+            [SCHEMA.empty_table(),
+             *(read_part(part) for part in self.parts if part not in besides)]))
 
     def refuse_if_empty(self) -> None:
         """Ask for captions to be there.

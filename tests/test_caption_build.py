@@ -21,8 +21,8 @@ from PIL import Image
 from test_caption_images import png_of_size
 
 import caption_cache.build as building
-from caption_cache import fingerprints, images, prompts
-from caption_cache.build import Report, build, preview
+from caption_cache import fingerprints, images
+from caption_cache.build import Report, Task, build, preview
 from caption_cache.build.processes import Processes
 from caption_cache.captioners import Identity, Request
 from caption_cache.captions import current_rows, read_captions
@@ -48,13 +48,13 @@ class Shades:
 
 
 class Talkative(Shades):
-    """Answers the question."""
+    """Repeats the third word of the question, the colour and the number of images."""
 
     identity = Identity("talkative", model="m", settings={"beams": 1})
     prompted = True
 
     def caption(self, requests: Sequence[Request]) -> list[str]:
-        return [f"{request.prompt} {text}"
+        return [f"{(request.prompt or '').split()[2]} {text}"
                 for request, text in zip(requests, super().caption(requests), strict=True)]
 
 
@@ -144,20 +144,21 @@ def test_same_image_of_several_entities_is_captioned_once(dataset: Path) -> None
     assert texts(dataset)["e3"] == "3-0-0 0-0-0"
 
 
-def test_prompt_is_asked_and_part_of_the_key(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompt_is_asked_and_part_of_the_key(dataset: Path, tmp_path: Path) -> None:
     paint(dataset / "images/e1/a.png", 0)
     captioner = Talkative()
     assert run(dataset, captioner).captioned == 10  # the equal images are asked about by name
     prompt = captioner.asked[1].prompt
     assert prompt is not None
     assert "Entity 1" in prompt
-    assert texts(dataset)["e1"] == f"{prompt} 0-0-0"
-    changed = prompts.Prompt("entity-2", "What is {name}?")
-    monkeypatch.setattr(prompts, "ENTITY", changed)
-    assert run(dataset, captioner).captioned == 10
-    assert captioner.asked[-1].prompt == "What is Entity 9?"
+    assert texts(dataset)["e1"] == "belongs 0-0-0"
+    file = tmp_path / "own.toml"
+    file.write_text('[entity]\nversion = 2\nnamed = "What is {name}?"\nhidden = "What?"\n')
+    report = build(dataset, captioner, Task(prompts=file), show_progress=False)
+    assert report.captioned == 10
+    assert "What is Entity 9?" in [request.prompt for request in captioner.asked]
+    assert {row["prompt_id"] for row in Store(dataset).read().to_pylist()} == {
+        "entity-1", "entity-2"}
 
 
 def test_changed_image_is_captioned_anew_and_the_old_text_not_read(dataset: Path) -> None:
@@ -218,9 +219,9 @@ def test_several_sources_must_be_told_apart(dataset: Path) -> None:
         read_captions(dataset)
     shades = read_captions(dataset, "shades")
     assert shades.texts == expected(10)
-    assert shades.source.identity == Shades.identity
-    assert read_captions(dataset, shades.source.id[:8]) == shades
-    assert read_captions(dataset, "m").source.prompt_id == "entity-1"
+    assert shades.sources[0].identity == Shades.identity
+    assert read_captions(dataset, shades.sources[0].id[:8]) == shades
+    assert read_captions(dataset, "m").sources[0].prompt_id == "entity-1"
     with pytest.raises(InputError, match=r"no captions by 'x'; there are: shades 1"):
         read_captions(dataset, "x")
 

@@ -62,18 +62,20 @@ def data(answer: tuple[int, str, str]) -> Any:
 
 def test_build_says_what_it_did_and_again_nothing(call: Any, dataset: Path) -> None:
     code, out, err = call("build", dataset, "--captioner", "shades")
-    assert (code, "6 images: 6 captioned now" in out, "captioning" in err) == (0, True, True)
+    assert (code, "6 items: 6 captioned now" in out, "captioning" in err) == (0, True, True)
     code, out, _ = call("build", dataset, "--captioner", "shades")
-    assert (code, out) == (0, "6 images: nothing to caption, 6 done before.\n")
+    assert (code, out) == (0, "6 items: nothing to caption, 6 done before.\n")
 
 
 def test_build_answers_machines(call: Any, dataset: Path) -> None:
-    answer = call("build", dataset, "--captioner", "shades", "--dry-run", "--json")
-    assert data(answer) == {"items": 6, "done": 0, "at_once": 0, "to_caption": 6}
+    answer = call("build", dataset, "--captioner", "shades", "--dry-run", "--json",
+                  "--sample", 0)
+    assert data(answer) == {"items": 6, "done": 0, "at_once": 0, "to_caption": 6, "to_judge": 0,
+                            "seconds_per_text": None, "estimated_seconds": None}
     answer = call("build", dataset, "--captioner", "shades", "--limit", 4, "--json")
     assert {**data(answer), "seconds": 0} == {
-        "items": 6, "done_before": 0, "captioned": 4, "reused": 0, "left": 2, "failures": [],
-        "seconds": 0}
+        "items": 6, "done_before": 0, "judged": 0, "captioned": 4, "reused": 0, "rejected": 0,
+        "left": 2, "failures": [], "seconds": 0}
 
 
 def test_failed_images_are_named_and_the_exit_code_is_1(call: Any, dataset: Path) -> None:
@@ -94,7 +96,8 @@ def test_failed_images_are_named_and_the_exit_code_is_1(call: Any, dataset: Path
 @pytest.mark.parametrize(("words", "message"), [
     (["build", "nowhere"], "nowhere is not a folder"),
     (["build", "data", "--captioner", "x"],
-     "No captioner is called 'x'; the installed ones are palette, shades, talkative."),
+     "No captioner is called 'x'; the installed ones are openai, palette, shades, talkative, "
+     "transformers."),
     (["build", "data", "--limit", "0"], "'0' is not a whole number from 1 on"),
     (["build", "data", "--lim", "1"], "unrecognized arguments: --lim 1"),
     (["build", "data", "--scope", "moon"], "invalid choice: 'moon'"),
@@ -162,6 +165,7 @@ def test_stats_counts(call: Any, dataset: Path) -> None:
     code, out, _ = call("stats", dataset)
     assert code == 0
     assert "5 entities captioned; 6 ok, 0 rejected, 1 failed" in out
+    assert "6 entities, 6 with images; 8 images; 1 outdated captions" in out
 
 
 def test_stats_of_an_untouched_data_set(call: Any, dataset: Path) -> None:
@@ -209,6 +213,69 @@ def test_compact_keeps_all_and_prunes_on_request(call: Any, dataset: Path) -> No
     assert call("verify", dataset)[0] == 0
 
 
+def test_gc_drops_what_is_named_or_all_but_that(call: Any, dataset: Path) -> None:
+    call("build", dataset, "--captioner", "shades")
+    call("build", dataset, "--captioner", "talkative")
+    call("build", dataset, "--captioner", "talkative", "--names-hidden")
+    before = sorted(part.name for part in (dataset / "captions").iterdir())
+    found = data(call("gc", dataset, "--drop", "talkative", "--dry-run", "--json"))
+    assert [(source["rows"], source["dropped"]) for source in found] == [
+        (6, False), (6, True), (6, True)]
+    assert sorted(part.name for part in (dataset / "captions").iterdir()) == before
+    code, out, _ = call("gc", dataset, "--drop", "entity-1")
+    assert code == 0
+    assert [line.split("]: ")[1] for line in out.splitlines()] == [
+        "kept, 6 texts", "dropped, 6 texts", "kept, 6 texts"]
+    assert call("verify", dataset)[1] == "12 captions checked, 0 problems found.\n"
+    call("gc", dataset, "--keep", "shades")
+    assert [source["label"][:8] for source in data(call("stats", dataset, "--json"))["sources"]
+            ] == ["shades 1"]
+    assert data(call("build", dataset, "--captioner", "shades", "--json"))["captioned"] == 0
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "with --drop, or those to keep with --keep"),
+    (["--drop", "shades", "--keep", "shades"], "with --drop, or those to keep with --keep"),
+    (["--drop", "x"], "has no captions by 'x'; there are: shades 1 ["),
+])
+def test_gc_refuses_what_it_cannot_do(
+    call: Any, dataset: Path, words: list[str], message: str
+) -> None:
+    call("build", dataset, "--captioner", "shades")
+    code, _, err = call("gc", dataset, *words)
+    assert (code, message in err, err.count("\n")) == (2, True, 1), err
+    assert call("verify", dataset)[1] == "6 captions checked, 0 problems found.\n"
+
+
+def test_dry_run_estimates_from_a_sample_and_writes_nothing(call: Any, dataset: Path) -> None:
+    plan = data(call("build", dataset, "--captioner", "shades", "--dry-run", "--json"))
+    assert plan["estimated_seconds"] == pytest.approx(6 * plan["seconds_per_text"], abs=0.1)
+    code, out, _ = call("build", dataset, "--captioner", "shades", "--dry-run")
+    assert (code, "s a text, 0:00:0" in out) == (0, True)
+    assert not (dataset / "captions").exists()
+
+
+def test_options_of_a_captioner_are_part_of_the_command_line(
+    call: Any, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["build", "--captioner", "transformers", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "options of the captioner transformers" in out
+    assert "--dtype {auto,bfloat16,float16,float32}" in out
+    assert "The longest caption, in tokens. (default: 64)" in out
+    for words, message in ((["--captioner", "transformers"], "required: --model"),
+                           (["--captioner=transformers"], "required: --model"),
+                           (["--captioner"], "expected one argument"),
+                           (["--captioner", "shades", "--model", "x"], "unrecognized arguments"),
+                           (["--captioner", "transformers", "--model", "x", "--num-beams", "0"],
+                            "--num-beams is 0; give 1 or more"),
+                           (["--captioner", "transformers", "--model", "x", "--dtype", "int8"],
+                            "invalid choice: 'int8'")):
+        code, _, err = call("build", dataset, *words)
+        assert (code, message in err, err.count("\n")) == (2, True, 1), err
+
+
 def test_export_writes_a_table(call: Any, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep/captions.tsv"
     call("build", dataset, "--captioner", "shades")
@@ -216,13 +283,43 @@ def test_export_writes_a_table(call: Any, dataset: Path, tmp_path: Path) -> None
     code, _, err = call("export", dataset, "--out", out)
     assert (code, "by several sources" in err) == (2, True)
     answer = call("export", dataset, "--out", out, "--source", "shades", "--json")
-    assert data(answer) == {"file": str(out), "entities": 6}
+    assert data(answer) == {"out": str(out), "subjects": 6}
     assert out.read_text().splitlines()[:3] == ["entity\ttext", "e0\t0-0-0", "e1\t1-0-0"]
+
+
+def test_export_writes_a_folder_for_datasets(call: Any, dataset: Path, tmp_path: Path) -> None:
+    import datasets
+
+    out = tmp_path / "deep/dataset"
+    call("build", dataset, "--captioner", "shades")
+    for _ in range(2):  # an earlier one is replaced
+        code, text, err = call("export", dataset, "--format", "datasets", "--out", out)
+        assert (code, text) == (0, f"The texts of 6 entities written to {out}.\n"), err
+    loaded = datasets.load_from_disk(str(out))
+    assert loaded["entity"][:] == [f"e{i}" for i in range(6)]
+    assert loaded["text"][:3] == ["0-0-0", "1-0-0", "2-0-0"]
+    (tmp_path / "file").touch()
+    code, _, err = call("export", dataset, "--format", "datasets", "--out", tmp_path / "file/x")
+    assert (code, "cannot be written" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_cache_of_a_build_loads_as_a_parquet_data_set(
+    call: Any, dataset: Path, tmp_path: Path
+) -> None:
+    import datasets
+
+    for _ in range(2):
+        call("build", dataset, "--captioner", "shades", "--limit", 3)
+    assert (dataset / "captions/.images.parquet").exists()
+    loaded = datasets.load_dataset("parquet", data_dir=str(dataset / "captions"), split="train",
+                                   cache_dir=str(tmp_path / "cache"))
+    assert sorted(loaded["text"][:]) == [f"{i}-0-0" for i in range(6)]
+    assert set(loaded["status"][:]) == {"ok"}
 
 
 def test_captioner_of_a_third_party_is_found_by_its_entry_point(plugin: Path) -> None:
     assert load_captioner("talkative").prompted
-    with pytest.raises(InputError, match="palette, shades, talkative"):
+    with pytest.raises(InputError, match="palette, shades, talkative, transformers"):
         load_captioner("nobody")
 
 
@@ -240,7 +337,7 @@ def test_help_loads_nothing_heavy() -> None:
     done = python("-c", "import sys; from caption_cache.cli import main\n"
                         "try: main(['--help'])\n"
                         "except SystemExit: print(*sys.modules)")
-    assert "write the captions to a table" in done.stdout
+    assert "write the captions for other programs" in done.stdout
     assert not {"pyarrow", "PIL", "numpy", "torch", "rich"} & set(done.stdout.split())
 
 

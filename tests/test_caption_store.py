@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,13 @@ def test_key_is_the_same_after_a_round_through_the_store(values: Any) -> None:
     again = Source.from_columns(source.columns)
     assert again == source
     assert again.key(prompt, hashes) == source.key(prompt, hashes)
+
+
+@given(inputs)
+def test_key_is_the_hash_of_json_that_anyone_can_make(values: Any) -> None:
+    source, prompt, hashes = values
+    plain = json.dumps([source.id, prompt, hashes], ensure_ascii=False, separators=(",", ":"))
+    assert source.key(prompt, hashes) == hashlib.sha256(plain.encode()).hexdigest()
 
 
 def test_key_does_not_depend_on_the_order_of_settings() -> None:

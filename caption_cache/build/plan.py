@@ -1,27 +1,28 @@
-"""What is to be captioned: the items of a data set, and what the store has of them."""
+"""What is to be captioned: items, and what the store has of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caption_cache.fingerprints import Fingerprints
-from caption_cache.images import Flaw, ImageFile
-from caption_cache.prompts import Prompt
-from caption_cache.source import Source
+from caption_cache.images import Flaw
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A text to be had about one entity."""
+class Item(NamedTuple):
+    """A text to be had about one subject."""
 
     key: str
-    """`Source.key`; items of several entities share it when they show the same image."""
+    """`Source.key`; items of several subjects share it when image and question are the same."""
     entity: str
     """The id of the entity."""
+    neighbour: str | None
+    """The id of the other entity, of a pair."""
+    relation: str | None
+    """The id of the relation that the question names; of an inverse, after `links.INVERSE`."""
     images: tuple[str, ...]
     """The images to show, as paths relative to the data-set folder."""
     image_hashes: tuple[str, ...]
@@ -30,10 +31,11 @@ class Item:
     """The question; None when the captioner takes none."""
     flaw: Flaw | None
     """Why an image cannot even be read, if so."""
+    size: int
+    """Of the image files together, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of an item."""
 
     text: str | None
@@ -53,42 +55,17 @@ class Standing:
     reasons: list[str | None]
     """For every item, why its status is not ``ok``, if so."""
     known: dict[str, Outcome]
-    """By key, what the store has about other entities that answers items to be done."""
+    """By key, what the store has about other subjects that answers items to be done."""
 
 
-def plan_entities(
-    images: Sequence[ImageFile],
-    fingerprints: Fingerprints,
-    names: Mapping[str, str],
-    source: Source,
-    prompt: Prompt | None,
-) -> list[Item]:
-    """Plan the scope ``entity``: one item for each different image of each entity.
-
-    Args:
-        images: From `images.find_images`.
-        fingerprints: That of every image.
-        names: The name of every entity, by id.
-        source: Who captions.
-        prompt: What it is asked, if anything.
-    """
-    items: dict[tuple[str, str], Item] = {}
-    for image in images:
-        fingerprint = fingerprints[image.path]
-        hashes = (fingerprint.hash,)
-        question = None if prompt is None else prompt.about(names[image.entity])
-        key = source.key(question, hashes)
-        items.setdefault((image.entity, key), Item(
-            key, image.entity, (image.path,), hashes, question, fingerprint.flaw))
-    return list(items.values())
-
-
-def compare(items: Sequence[Item], rows: pa.Table) -> Standing:
+def compare(items: Sequence[Item], scope: str, rows: pa.Table) -> Standing:
     """Look every item up in the rows of the store (`Store.read`)."""
-    rows = rows.filter(pc.equal(rows["scope"], "entity"))
+    rows = rows.filter(pc.equal(rows["scope"], scope))
     keys = pa.array([item.key for item in items], pa.string())
-    entities = pa.array([item.entity for item in items], pa.string())
-    own = pc.index_in(_join(keys, entities), value_set=_join(rows["key"], rows["entity"]))
+    subjects = _join(keys, *(pa.array([item[place] for item in items], pa.string())
+                             for place in (1, 2, 3)))
+    own = pc.index_in(subjects, value_set=_join(
+        *(rows[name] for name in ("key", "entity", "neighbour", "relation"))))
     anyone = pc.index_in(keys, value_set=rows["key"])
     new = pc.and_(pc.is_null(own), pc.is_valid(anyone))
     known = rows.select(["text", "status", "reason"]).take(anyone.filter(new)).to_pylist()
@@ -106,7 +83,9 @@ def pending(items: Sequence[Item], standing: Standing) -> tuple[list[Item], list
 
     Returns:
         The items that need no captioner, since their outcome is known or their file cannot be
-        read; and the others, those of one key together, to be captioned once.
+        read; and the others, those of one key together, to be captioned once. Large ones come
+        first, those of about one size together: so batches are even, and what does not fit into
+        the memory shows at once.
     """
     at_once: list[Item] = []
     groups: dict[str, list[Item]] = {}
@@ -116,8 +95,13 @@ def pending(items: Sequence[Item], standing: Standing) -> tuple[list[Item], list
                 at_once.append(item)
             else:
                 groups.setdefault(item.key, []).append(item)
-    return at_once, list(groups.values())
+    return at_once, sorted(groups.values(), key=lambda group: _bulk(group[0]), reverse=True)
 
 
-def _join(keys: pa.Array, entities: pa.Array) -> pa.Array:
-    return pc.binary_join_element_wise(keys, entities, "\n")
+def _bulk(item: Item) -> tuple[int, int]:
+    return len(item.images), item.size.bit_length()
+
+
+def _join(*columns: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(
+        *columns, "\n", null_handling="replace", null_replacement="\n")

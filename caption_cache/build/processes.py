@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from caption_cache.errors import InputError
+
 _LONGEST_BUILD = timedelta(days=30)
 
 
@@ -30,14 +32,22 @@ class Processes:
         return int(key[:16], 16) % self.count == self.rank
 
     def wait(self) -> None:
-        """Go on when all processes have come to this point."""
+        """Go on when all processes have come to this point.
+
+        Raises:
+            InputError: One of them has ended.
+        """
         if self.count > 1:
             import torch.distributed
 
-            if torch.distributed.get_backend() == "gloo":
-                torch.distributed.monitored_barrier(timeout=_LONGEST_BUILD)
-            else:
-                torch.distributed.barrier()
+            try:
+                if torch.distributed.get_backend() == "gloo":
+                    torch.distributed.monitored_barrier(timeout=_LONGEST_BUILD)
+                else:
+                    torch.distributed.barrier()
+            except RuntimeError:
+                raise InputError("Another process of this build has ended; see what it said, then "
+                                 "run the command again, which goes on from there.") from None
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:

@@ -1,15 +1,17 @@
 """One file per engine that turns images into a text; here, what every engine promises.
 
 A third party adds a captioner by an entry point in the group ``caption_cache.captioners``
-whose object, called without arguments, gives a `Captioner`.
+whose object gives a `Captioner` when it is called: without arguments, or, when it has an
+attribute ``Options`` (a frozen dataclass, see `captioners.options`), with one of those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -44,6 +46,45 @@ class Request:
     """What is asked; None for a captioner that takes no prompt."""
 
 
+class Refusal(Enum):
+    """Why one request got no text; the value is what the cache records as the reason."""
+
+    MEMORY = "out-of-memory"
+    UNPREPARED = "not-prepared"
+    REFUSED = "refused-by-the-server"
+    SERVER = "server-error"
+    SLOW = "timed-out"
+    MALFORMED = "malformed-answer"
+
+    @property
+    def mend(self) -> str:
+        """What a person can do about it."""
+        return _MENDS[self]
+
+
+_MENDS = {
+    Refusal.MEMORY: "the accelerator's memory is too small even for it alone; shrink the image, "
+                    "quantise the model, then build with --retry failed",
+    Refusal.UNPREPARED: "the model's processor takes no such image or question; convert the image",
+    Refusal.REFUSED: "the server takes no such image or question; see its log",
+    Refusal.SERVER: "the server failed on it again and again; see its log, then build with "
+                    "--retry failed",
+    Refusal.SLOW: "the server did not answer in time; raise --timeout, then build with "
+                  "--retry failed",
+    Refusal.MALFORMED: "the server's answer could not be understood; see its log, then build "
+                       "with --retry failed",
+}
+
+
+class YesNo(NamedTuple):
+    """How a yes/no question was answered at its first token."""
+
+    yes: float
+    """P(Yes) + P(yes)."""
+    no: float
+    """P(No) + P(no)."""
+
+
 class Captioner(Protocol):
     """An engine that turns images into texts."""
 
@@ -59,7 +100,7 @@ class Captioner(Protocol):
     def batch_size(self) -> int:
         """How many requests `caption` gets at once, at most."""
 
-    def caption(self, requests: Sequence[Request]) -> Sequence[str]:
+    def caption(self, requests: Sequence[Request]) -> Sequence[str | Refusal]:
         """Write one text for every request, in their order.
 
         A text depends on its own request alone, never on the others in the batch.
@@ -69,17 +110,51 @@ class Captioner(Protocol):
         """
 
 
-def load_captioner(name: str) -> Captioner:
+@runtime_checkable
+class Judge(Protocol):
+    """A captioner that can also weigh yes against no."""
+
+    @property
+    def judge_identity(self) -> Identity:
+        """Everything that determines the answers: no setting of the texts."""
+
+    def judge(self, requests: Sequence[Request]) -> Sequence[YesNo | Refusal]:
+        """Answer the yes/no question of every request, in their order.
+
+        Raises:
+            InputError: As in `Captioner.caption`.
+        """
+
+
+def load_captioner(name: str, options: Any = None) -> Captioner:
     """Find a captioner by the name of its entry point, and make it.
+
+    Args:
+        name: The name.
+        options: An instance of `options_of(name)`; None for one that has none.
 
     Raises:
         InputError: No installed package brings a captioner of that name.
     """
+    make = _find(name)
+    return make() if options is None else make(options)
+
+
+def options_of(name: str) -> type | None:
+    """The dataclass of the options that a captioner takes, if any.
+
+    Raises:
+        InputError: As in `load_captioner`.
+    """
+    return getattr(_find(name), "Options", None)
+
+
+def _find(name: str) -> Callable[..., Captioner]:
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in known:
         raise InputError(
             f"No captioner is called {name!r}; the installed ones are "
             f"{', '.join(sorted(known)) or 'none (install this package again)'}."
         )
-    captioner: Captioner = known[name].load()()
-    return captioner
+    make: Callable[..., Captioner] = known[name].load()
+    return make

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.csr import Ints, Longs, expand_spans
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.text.pair_texts import PairTexts
 from kgc_seq2seq.text.token_table import TokenTable, pad
 from kgc_seq2seq.text.tokenizer import add_relation_marks
 
@@ -28,7 +29,7 @@ class InputConfig:
     """In training, read a random number of facts from 0 to ``neighbours``: the model learns to
     answer from the query alone as well, and short inputs make cheap steps."""
     captions: bool = True
-    """Whether the caption of the query's entity is read."""
+    """Whether the caption of the query's entity is read, and with each fact that of the pair."""
     max_tokens: int = 256
     """Facts, then the caption, are left out of an input that would be longer."""
 
@@ -42,7 +43,8 @@ class InputConfig:
 class Verbalizer:
     """Turns queries into token ids.
 
-    The input reads ``entity <relation_r> relation <c> caption <f> relation neighbour <f> … EOS``;
+    The input reads ``entity <relation_r> relation <c> caption <f> relation neighbour <f> … EOS``,
+    with captions of pairs ``<f> relation neighbour <c> caption``;
     the target is the answer's name and EOS. Facts come from the train split, and the one asked
     for is left out, in whichever direction it is stated.
     """
@@ -50,6 +52,7 @@ class Verbalizer:
     def __init__(
         self, graph: KnowledgeGraph, captions: Mapping[str, str],
         tokenizer: PreTrainedTokenizerBase, config: InputConfig, seed: int,
+        pair_captions: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         """Tokenize every text of the graph once.
 
@@ -59,6 +62,8 @@ class Verbalizer:
             tokenizer: It gets a mark for every relation, if it has none.
             config: What to include.
             seed: Of the choice of facts.
+            pair_captions: Text by (entity id, neighbour id), which is read after a fact about
+                the two; as `caption_cache.captions.read_link_captions` gives them.
 
         Raises:
             InputError: Two names have the same tokens, or a name has tokens the vocabulary lacks.
@@ -68,6 +73,7 @@ class Verbalizer:
         self.seed = seed
         self.eos = int(tokenizer.eos_token_id)
         self.pad = int(tokenizer.pad_token_id)
+        self._pairs, pair_texts = PairTexts.build(pair_captions or {}, graph.entity_ids)
         sections = {
             "entity": graph.entity_names,
             "relation": graph.relation_names,
@@ -75,6 +81,8 @@ class Verbalizer:
             "caption": [captions.get(key, "") for key in graph.entity_ids],
             "caption_mark": [CAPTION_MARK],
             "fact_mark": [FACT_MARK],
+            "nothing": [""],
+            "pair_caption": pair_texts,
         }
         self.table = TokenTable.build(
             tokenizer, [text for section in sections.values() for text in section])
@@ -113,7 +121,8 @@ class Verbalizer:
             (captioned, [np.full_like(captioned, self._text["caption_mark"]),
                          caption[captioned]]),
             (fact, [np.full_like(fact, self._text["fact_mark"]), self._text["relation"] + said,
-                    self._text["entity"] + neighbour]),
+                    self._text["entity"] + neighbour,
+                    *self._pair_captions(entity[fact], neighbour)]),
         ]
         owner = np.concatenate([np.repeat(owners, len(texts)) for owners, texts in parts])
         text = np.concatenate([np.stack(texts, axis=1).ravel() for _, texts in parts])
@@ -123,6 +132,15 @@ class Verbalizer:
         fits = self._fits(owner[order], text[order], part_ends[order], len(queries))
         owners, tokens = self.table.spell(owner[order][fits], text[order][fits])
         return self._end(owners, tokens, len(queries), self.pad)
+
+    def _pair_captions(self, entity: Longs, neighbour: Longs) -> list[Longs]:
+        """What is read after each fact: the mark and the caption of the pair, or nothing."""
+        if not self.config.captions or not len(self._pairs.keys):
+            return []
+        found = self._pairs.find(entity, neighbour, -1)
+        nothing = self._text["nothing"]
+        return [np.where(found < 0, nothing, self._text["caption_mark"]),
+                np.where(found < 0, nothing, self._text["pair_caption"] + found)]
 
     def targets(self, entities: Ints) -> Longs:
         """Token ids of the answers' names with EOS, int64 [B, T], filled up with -100."""
