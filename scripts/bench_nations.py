@@ -8,6 +8,7 @@ bash scripts/setup.sh bench
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import warnings
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.evaluation.dense import Scores, rank_by_scores
-from kgc_seq2seq.evaluation.results import read_result, summarize
+from kgc_seq2seq.evaluation.results import read_result, summarize, write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -39,22 +40,19 @@ Setting = dict[str, Any]
 
 GRIDS: dict[str, list[Setting]] = {
     "DistMult": [
-        {"dim": 128, "epochs": 100, "learning_rate": 0.01, "n3": 0.0},
+        {"dim": 64, "epochs": 200, "learning_rate": 0.01, "n3": 0.0},
         {"dim": 128, "epochs": 200, "learning_rate": 0.01, "n3": 0.0},
-        {"dim": 128, "epochs": 100, "learning_rate": 0.01, "n3": 0.1},
-        {"dim": 256, "epochs": 100, "learning_rate": 0.01, "n3": 0.0},
     ],
     "ComplEx": [
         {"dim": 64, "epochs": 100, "learning_rate": 0.01, "n3": 0.0},
         {"dim": 64, "epochs": 100, "learning_rate": 0.01, "n3": 0.1},
         {"dim": 64, "epochs": 100, "learning_rate": 0.003, "n3": 0.5},
-        {"dim": 128, "epochs": 100, "learning_rate": 0.01, "n3": 0.5},
+        {"dim": 64, "epochs": 200, "learning_rate": 0.01, "n3": 0.1},
     ],
     "RotatE": [
         {"dim": 64, "epochs": 50, "learning_rate": 0.01, "margin": 6.0},
         {"dim": 64, "epochs": 100, "learning_rate": 0.01, "margin": 6.0},
         {"dim": 64, "epochs": 100, "learning_rate": 0.01, "margin": 9.0},
-        {"dim": 128, "epochs": 50, "learning_rate": 0.01, "margin": 9.0},
     ],
 }
 
@@ -74,7 +72,7 @@ def main() -> None:
             "generator without captions": generator(folder, seeds, quick=options.quick,
                                                     captions=False),
             "frequency": {"test": digest([measure(graph, "test", frequency(graph))])},
-            **{name: embedding(name, graph, grid[:1] if options.quick else grid, seeds,
+            **{name: embedding(name, graph, folder, grid[:1] if options.quick else grid, seeds,
                                quick=options.quick)
                for name, grid in GRIDS.items()},
         }
@@ -151,24 +149,31 @@ def frequency(graph: KnowledgeGraph) -> Callable[[Ints], Scores]:
 
 
 def embedding(
-    name: str, graph: KnowledgeGraph, grid: list[Setting], seeds: tuple[int, ...], *, quick: bool
+    name: str, graph: KnowledgeGraph, folder: Path, grid: list[Setting], seeds: tuple[int, ...], *,
+    quick: bool,
 ) -> dict[str, Any]:
-    """Choose a setting on valid, then test it with every seed."""
+    """Choose a setting on valid with the first seed, then test it with every seed."""
     console = Console(stderr=True)
-    tried, scorers = [], []
-    for setting in grid:
-        scorers.append(fit(name, graph, setting, seeds[0], quick=quick))
-        tuned = measure(graph, "valid", scorers[-1])["both"]["mrr"]
-        tried.append({**setting, "valid_both_mrr": round(tuned, 4)})
-        console.print(f"{name} {tried[-1]}")
-    best = max(range(len(grid)), key=lambda index: float(tried[index]["valid_both_mrr"]))
-    tested = []
-    for seed in seeds:
-        score = scorers[best] if seed == seeds[0] else fit(name, graph, grid[best], seed,
-                                                           quick=quick)
-        tested.append(measure(graph, "test", score))
-        console.print(f"{name}, seed {seed}: MRR on test {tested[-1]['both']['mrr']:.4f}")
-    return {"tried": tried, "chosen": grid[best], "test": digest(tested)}
+    fitted: dict[str, Callable[[Ints], Scores]] = {}
+
+    def measured(split: str, setting: Setting, seed: int) -> dict[str, Any]:
+        label = "-".join(map(str, [name, *setting.values(), "seed", seed]))
+        path = folder / "pykeen" / f"{label}-{split}.json"
+        if not path.exists():
+            if label not in fitted:
+                fitted[label] = fit(name, graph, setting, seed, quick=quick)
+            path.parent.mkdir(exist_ok=True)
+            write_result(path, measure(graph, split, fitted[label]))
+        result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        console.print(f"{label}: MRR on {split} {result['both']['mrr']:.4f}")
+        return result
+
+    scores = [measured("valid", setting, seeds[0])["both"]["mrr"] for setting in grid]
+    chosen = grid[int(np.argmax(scores))]
+    return {"tried": [{**setting, "valid_both_mrr": round(score, 4)}
+                      for setting, score in zip(grid, scores, strict=True)],
+            "chosen": chosen,
+            "test": digest([measured("test", chosen, seed) for seed in seeds])}
 
 
 def fit(

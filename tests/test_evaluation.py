@@ -120,8 +120,10 @@ def test_sampling_follows_the_published_rules(
     some = graph.train[graph.train[:, 1] == 1]
 
     def ranks(samples: int, seed: int = 0) -> np.ndarray:
-        return rank_triples(completer.search, completer.verbalizer, some, accelerator,
-                            SampledRanks(samples, seed=seed)).optimistic
+        found = rank_triples(completer.search, completer.verbalizer, some, accelerator,
+                             SampledRanks(samples, seed=seed))
+        assert found.open is None  # neither certain nor within a bracket
+        return found.optimistic
 
     few = ranks(3)
     assert few.tolist() == ranks(3).tolist()

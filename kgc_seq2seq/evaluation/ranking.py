@@ -80,7 +80,7 @@ def rank_triples(
     # Triples that share a query share its search.
     distinct, query = np.unique(questions[:, :2], axis=0, return_inverse=True)
     by_query = np.argsort(query, kind="stable")
-    columns = np.zeros((2 + (ranker is not exact_ranks), len(questions)), np.int64)
+    columns = np.zeros((3 if isinstance(ranker, CertifiedRanks) else 2, len(questions)), np.int64)
     chunks = range(0, len(distinct), QUERIES_AT_ONCE)
     for start in chunks[accelerator.process_index :: accelerator.num_processes]:
         part = distinct[start : start + QUERIES_AT_ONCE]

@@ -41,7 +41,7 @@ class SampledRanks:
     def __call__(
         self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
     ) -> tuple[Longs, ...]:
-        """As `ranking.Ranker`: better, tied, open."""
+        """As `ranking.Ranker`: a rank without ties."""
         graph, device = verbalizer.graph, search.decoder.device
         depth = len(search.trie.levels) - 2
         speller = TrieLogitsProcessor(search.nodes, verbalizer.pad)
@@ -68,5 +68,4 @@ class SampledRanks:
             better = (scores > own[:, None]).sum(axis=1)
             tied = (scores == own[:, None]).sum(axis=1)
             rank[rows] = np.where(np.isneginf(own), graph.num_entities, 1 + better + tied // 2)
-        zero = np.zeros_like(rank)
-        return rank - 1, zero, zero
+        return rank - 1, np.zeros_like(rank)
