@@ -35,6 +35,7 @@ from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.loop import train
 from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
+from kgc_seq2seq.training.seq2seq import Seq2Seq
 
 NATIONS = "nations"
 
@@ -77,8 +78,8 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     main_process = accelerator.is_main_process
     run = Path(config.out)
     if main_process:
-        _open_run(run, restart=restart)
-    dataset = _dataset(config, run, accelerator)
+        open_run(run, restart=restart)
+    dataset = open_dataset(config.dataset, run, accelerator, captions=config.input.captions)
     graph = read_graph(dataset)
     captions = load_captions(dataset, config)
 
@@ -105,9 +106,10 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         return float(metrics(ranks)["mrr"])
 
     start = time.perf_counter()
-    progress = train(
-        model, verbalizer.input_lengths(queries), make_batch, validate, accelerator,
-        config.training, config.optimizer, run=run, seed=config.seed, identity=stored.as_dict())
+    task = Seq2Seq(model, verbalizer.input_lengths(queries), make_batch, validate,
+                   config.training.label_smoothing)
+    progress = train(task, accelerator, config.training, config.optimizer, run=run,
+                     seed=config.seed, identity=stored.as_dict())
     seconds = time.perf_counter() - start
     if progress.step < config.training.steps:
         return Answer(
@@ -136,21 +138,25 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
                           f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {run}.")
 
 
-def _dataset(config: RunConfig, run: Path, accelerator: Accelerator) -> Path:
-    """The folder of the data set; the nations graph is written and captioned first."""
-    if config.dataset != NATIONS or Path(NATIONS).is_dir():
-        return Path(config.dataset)
+def open_dataset(name: str, run: Path, accelerator: Accelerator, *, captions: bool) -> Path:
+    """The folder of a data set; the nations graph is written first, and captioned on demand."""
+    if name != NATIONS or Path(NATIONS).is_dir():
+        return Path(name)
     dataset = run / "dataset"
     if accelerator.is_main_process:
         write_nations(dataset)
     accelerator.wait_for_everyone()
-    if config.input.captions:
+    if captions:
         build(dataset, load_captioner("palette"))
     return dataset
 
 
-def _open_run(run: Path, *, restart: bool) -> None:
-    """Make the run folder, or empty it of an earlier training."""
+def open_run(run: Path, *, restart: bool) -> None:
+    """Make the run folder, or empty it of an earlier training.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
         if restart:
