@@ -25,9 +25,11 @@ from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, as_long, scorer_class
 from kgc_seq2seq.scorers.vectors import read_vectors, vectors_path
 from kgc_seq2seq.train import (
+    NATIONS,
     conclude,
     is_new,
     make_accelerator,
@@ -119,6 +121,9 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     kind, model_config = scorer_class(config.scorer), config.model  # type: ignore[attr-defined]
     dataset = open_dataset(config.dataset, run, accelerator, captions=False)
     graph = read_graph(dataset)
+    if main_process and config.dataset == NATIONS and kind.reads(model_config):
+        make_vectors(dataset, FeatureChoice())
+    accelerator.wait_for_everyone()
     vectors = {modality: read_vectors(vectors_path(dataset, modality), graph.entity_ids)
                for modality in kind.reads(model_config)}
     stored = replace(config, out=".", dataset=os.path.relpath(dataset, run))
