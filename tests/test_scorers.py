@@ -196,7 +196,9 @@ def test_blended_distances_have_the_gradients_of_their_values() -> None:
 
 def test_cross_distances_are_distances_whatever_the_blocks() -> None:
     points, table = torch.randn(21, 2000), torch.randn(150, 2000)
-    torch.testing.assert_close(cross_distances(points, table), distance(points[:, None], table))
+    other, shares = torch.randn(150, 2000), torch.tensor([[0.3, 0.9]])
+    torch.testing.assert_close(cross_distances(points, (table, other), shares),
+                               distance(points[:, None], 0.3 * table + 0.9 * other))
     torch.testing.assert_close(rotate(rotate(points, points[:, :1000]), -points[:, :1000]), points)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.scorers.rotate import EPSILON, RotationConfig, RotationScorer
+from kgc_seq2seq.scorers.fusion import masked_softmax
+from kgc_seq2seq.scorers.rotate import EPSILON, RotationConfig, RotationScorer, pick
 from kgc_seq2seq.scorers.scorer import Batch, Vocabulary
 from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.scorers.weighting import SamplingConfig
@@ -104,17 +105,19 @@ class Lbmkgc(RotationScorer):
         """The learnt embeddings, if there are any."""
         return self.entities.weight if self.config.structure else None
 
-    def tables(self) -> tuple[Tensor, ...]:
+    def tables(self, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """Structure, and the mixture of the modalities; or each of these, where relations weigh.
 
         An entity without any modality is its structure alone.
         """
-        config, structure = self.config, self.structure()
+        config = self.config
+        structure = pick(self.entities.weight, rows) if config.structure else None
         parts = [] if structure is None else [structure]
         if not config.modalities:
             return tuple(parts)
-        projected = torch.stack([self.project(modality) for modality in config.modalities])
-        present = torch.stack([self.vectors(modality).mask for modality in config.modalities])
+        projected = torch.stack([self.project(modality, rows) for modality in config.modalities])
+        present = torch.stack([pick(self.vectors(modality).mask, rows)
+                               for modality in config.modalities])
         logits = (self.attention(projected.tanh())[..., 0]
                   if config.guided and len(config.modalities) > 1
                   else torch.zeros_like(projected[..., 0]))
@@ -139,8 +142,7 @@ class Lbmkgc(RotationScorer):
 
     def project(self, modality: str, rows: Tensor | None = None) -> Tensor:
         """``W2 ReLU(W1 x)`` of some entities (int64 [B]) or of all, [B or N, 2d]."""
-        values = self.vectors(modality).values
-        found: Tensor = self.projections[modality](values if rows is None else values[rows])
+        found: Tensor = self.projections[modality](pick(self.vectors(modality).values, rows))
         return found
 
     def loss(self, batch: Batch) -> Tensor:
@@ -164,14 +166,3 @@ class Lbmkgc(RotationScorer):
         return (functional.cross_entropy(logits, right)
                 + functional.cross_entropy(logits.T, right)) / 2
 
-
-def masked_softmax(logits: Tensor, present: Tensor) -> Tensor:
-    """Softmax along the first dimension over what is present; zeros where nothing is.
-
-    Args:
-        logits: [M, …].
-        present: bool, of the same shape.
-    """
-    # The finite stand-in keeps gradients finite where nothing is present.
-    masked = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
-    return masked.softmax(0) * present

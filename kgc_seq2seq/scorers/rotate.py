@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.corruption import Corruptions
-from kgc_seq2seq.scorers.rotation import blended_distances, cross_distances, distance, rotate
+from kgc_seq2seq.scorers.rotation import (
+    blend,
+    blended_distances,
+    cross_distances,
+    distance,
+    rotate,
+)
 from kgc_seq2seq.scorers.scorer import Batch, EntityScorer, Feed, Vocabulary
 from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.scorers.weighting import SamplingConfig, sampling_loss, uncertainty
@@ -63,8 +69,8 @@ class RotationScorer(EntityScorer):
         self._kept: tuple[Tensor, ...] | None = None
 
     @abstractmethod
-    def tables(self) -> tuple[Tensor, ...]:
-        """The P tables, [N, 2d]; computed anew at each call."""
+    def tables(self, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The P tables, [N, 2d], or some rows of them (int64 [U]), [U, 2d]; computed anew."""
 
     @abstractmethod
     def shares(self, relations: Tensor) -> Tensor:
@@ -89,10 +95,10 @@ class RotationScorer(EntityScorer):
             result = tables[0].new_empty(len(heads), len(tables[0]))
             for relation in plain.unique():  # entities differ by relation, not by query
                 chosen = (plain == relation).nonzero()[:, 0]
-                table = _blend(tables, self.shares(relation[None]))
-                points = rotate(table[heads[chosen]],
-                                sign[chosen] * self.phases(plain[chosen]))
-                result[chosen] = self.config.gamma - cross_distances(points, table)
+                shares = self.shares(relation[None])
+                given = blend([table[heads[chosen]] for table in tables], shares)
+                points = rotate(given, sign[chosen] * self.phases(plain[chosen]))
+                result[chosen] = self.config.gamma - cross_distances(points, tables, shares)
             return result
 
     def loss(self, batch: Batch) -> Tensor:
@@ -102,13 +108,14 @@ class RotationScorer(EntityScorer):
             batch: With ``triples``, ``negatives`` and ``replaces_tail`` of `Corruptions`.
         """
         sampling = self.config.sampling
-        tables = self.tables()
+        batch, rows = self._renumbered(batch)
+        tables = self.tables(rows)
         if sampling.candidates > 1:
             batch = {**batch, **self._most_uncertain(batch, tables)}
         positive, negative = self._scores(batch, tables)
         total = sampling_loss(positive, negative, sampling, batch["done"])
         if self.config.regularization:
-            total = total + self.config.regularization * self._mean_squares(batch)
+            total = total + self.config.regularization * self._mean_squares(batch, rows)
         return total
 
     def feed(self, graph: KnowledgeGraph, seed: int) -> Feed:
@@ -123,6 +130,20 @@ class RotationScorer(EntityScorer):
         super().train(mode)
         return self
 
+    def _renumbered(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """A batch whose entities are rows of those it names; these, or None for all.
+
+        In a large graph most entities are in no negative of a step; in a small one nearly all.
+        """
+        head, relation, tail = batch["triples"].unbind(1)
+        named = torch.cat([head, tail, batch["negatives"].flatten()])
+        if len(named) >= len(self.vocabulary.entity_ids):
+            return batch, None
+        rows, place = named.unique(return_inverse=True)
+        head, tail, negatives = place.split([len(head), len(tail), batch["negatives"].numel()])
+        return {**batch, "triples": torch.stack([head, relation, tail], 1),
+                "negatives": negatives.view_as(batch["negatives"])}, rows
+
     def _tables_to_read(self) -> tuple[Tensor, ...]:
         if self.training:
             return self.tables()
@@ -135,7 +156,7 @@ class RotationScorer(EntityScorer):
         head, relation, tail = batch["triples"].unbind(1)
         shares, phases = self.shares(relation), self.phases(relation)
         picked = [[table[end] for table in tables] for end in (head, tail)]
-        heads, tails = (_blend(found, shares) for found in picked)
+        heads, tails = (blend(found, shares) for found in picked)
         turned = rotate(heads, phases)
         # |h e^{jθ} - t| = |h - t e^{-jθ}|: a wrong head is compared with the tail turned back, so
         # whichever end is replaced, the negative itself needs no rotation.
@@ -153,7 +174,7 @@ class RotationScorer(EntityScorer):
             kept = uncertainty(scores).topk(self.config.sampling.negatives, 1).indices
             return {key: batch[key].gather(1, kept) for key in ("negatives", "replaces_tail")}
 
-    def _mean_squares(self, batch: Batch) -> Tensor:
+    def _mean_squares(self, batch: Batch, rows: Tensor | None) -> Tensor:
         """``Σ_b (mean h² + mean r² + mean t²) / 3`` over each fact and its negatives."""
         head, relation, tail = batch["triples"].unbind(1)
         total = self.relations(relation).square().mean(1).sum()
@@ -161,7 +182,7 @@ class RotationScorer(EntityScorer):
         if structure is not None:
             # Every row of a fact's expanded batch holds the fact's own end or the negative: the
             # two together have each negative once, and each end once where it is not replaced.
-            squares = structure.square().mean(1)
+            squares = pick(structure, rows).square().mean(1)
             count = batch["negatives"].shape[1]
             tails = batch["replaces_tail"].sum(1)
             ends = squares[head] * (1 + tails) + squares[tail] * (1 + count - tails)
@@ -183,9 +204,9 @@ class RotatE(RotationScorer):
         self.entities = nn.Embedding(len(vocabulary.entity_ids), 2 * config.dim)
         nn.init.uniform_(self.entities.weight, -self.phase_range, self.phase_range)
 
-    def tables(self) -> tuple[Tensor, ...]:
+    def tables(self, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """The embeddings."""
-        return (self.entities.weight,)
+        return (pick(self.entities.weight, rows),)
 
     def shares(self, relations: Tensor) -> Tensor:
         """All of the one table."""
@@ -196,9 +217,6 @@ class RotatE(RotationScorer):
         return self.entities.weight
 
 
-def _blend(parts: tuple[Tensor, ...] | list[Tensor], shares: Tensor) -> Tensor:
-    """``Σ_p shares[:, p] parts[p]``: P of [B, 2d] and [B or 1, P] give [B, 2d]."""
-    blended = parts[0] * shares[:, :1]
-    for index, part in enumerate(parts[1:], start=1):
-        blended = blended + part * shares[:, index : index + 1]
-    return blended
+def pick(table: Tensor, rows: Tensor | None) -> Tensor:
+    """Some rows of a table (int64 [U]), or all."""
+    return table if rows is None else table[rows]

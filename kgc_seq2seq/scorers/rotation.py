@@ -30,22 +30,33 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
     return moduli.sum(-1)
 
 
-def cross_distances(points: Tensor, table: Tensor) -> Tensor:
-    """`distance` of every point to every row of a table, without a gradient.
+def blend(parts: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """``Σ_p shares[:, p] parts[p]``: P of [B, …] and [B or 1, P] give [B, …]."""
+    columns = [share.view(-1, *[1] * (parts[0].ndim - 1)) for share in shares.unbind(1)]
+    blended = parts[0] * columns[0]
+    for part, column in zip(parts[1:], columns[1:], strict=True):
+        blended = blended.addcmul(part, column)
+    return blended
+
+
+def cross_distances(points: Tensor, tables: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """`distance` of every point to every row of a mixture of tables, without a gradient.
 
     Args:
         points: [B, 2d].
-        table: [N, 2d].
+        tables: P tables [N, 2d].
+        shares: [1, P].
 
     Returns:
         [B, N].
     """
-    result = points.new_empty(len(points), len(table))
+    count = len(tables[0])
+    result = points.new_empty(len(points), count)
     few = 8
     rows = max(1, _block(points) // (few * points.shape[1]))
     with torch.inference_mode():
-        for first in range(0, len(table), rows):
-            part = table[first : first + rows]
+        for first in range(0, count, rows):
+            part = blend([table[first : first + rows] for table in tables], shares)
             for start in range(0, len(points), few):
                 difference = points[start : start + few, None] - part
                 result[start : start + few, first : first + rows] = _moduli(difference).sum(-1)
@@ -84,7 +95,7 @@ class _BlendedDistances(torch.autograd.Function):
         result = anchors.new_empty(rows.shape)
         for block in _blocks(rows, anchors):
             picked = [table[rows[block]] for table in tables]
-            difference = anchors[owners[block]] - _mix(picked, shares[block])
+            difference = anchors[owners[block]] - blend(picked, shares[block])
             result[block] = _moduli(difference).sum(-1)
         return result
 
@@ -96,7 +107,7 @@ class _BlendedDistances(torch.autograd.Function):
         to_tables = [torch.zeros_like(table) for table in tables]
         for block in _blocks(rows, anchors):
             picked = [table[rows[block]] for table in tables]
-            difference = anchors[owners[block]] - _mix(picked, shares[block])
+            difference = anchors[owners[block]] - blend(picked, shares[block])
             # d|z| / dz is z / |z|, and 0 at 0.
             moduli = _moduli(difference).clamp_(min=torch.finfo(difference.dtype).tiny)
             slope = gradient[block].unsqueeze(-1) / moduli
@@ -107,14 +118,6 @@ class _BlendedDistances(torch.autograd.Function):
                 table.index_add_(0, rows[block].flatten(), (
                     difference * -shares[block, part, None, None]).flatten(0, 1))
         return to_anchors, None, to_shares, None, *to_tables
-
-
-def _mix(picked: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """``Σ_p shares[:, p] picked[p]``: P of [b, K, 2d] and [b, P] give [b, K, 2d]."""
-    mixed = picked[0] * shares[:, 0, None, None]
-    for part, found in enumerate(picked[1:], start=1):
-        mixed.addcmul_(found, shares[:, part, None, None])
-    return mixed
 
 
 def _moduli(points: Tensor) -> Tensor:
