@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 from kgc_seq2seq.scorers.scorer import EntityScorer
 from kgc_seq2seq.train_scorer import main
 from kgc_seq2seq.training.batches import Batches
@@ -105,7 +107,7 @@ def test_a_file_names_the_scorer_whose_keys_it_holds(
     assert "there is no key 'model.gamma'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["complex", "distmult", "rotate"])
+@pytest.mark.parametrize("name", ["complex", "distmult", "lbmkgc", "mocme", "rotate"])
 def test_the_configurations_that_come_along_are_valid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -113,6 +115,39 @@ def test_the_configurations_that_come_along_are_valid(
     assert main(["--config", str(ROOT / "configs" / f"nations-{name}.yaml"), "--dataset",
                  str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
     assert "none is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scorer", ["lbmkgc", "mocme"])
+def test_a_multimodal_scorer_needs_vectors_and_keeps_them(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scorer: str
+) -> None:
+    command = ["--scorer", scorer, "--dataset", str(tiny), "--out", str(tmp_path / "run"),
+               "--model.dim", "4", "--model.sampling.negatives", "5", "--model.modalities",
+               '["text"]', "--training.steps", "4", "--training.batch_size", "4",
+               "--training.checkpoint_every", "2", "--json"]
+    assert main(command) == 2
+    assert f"text.safetensors is missing; run 'kgc features {tiny}' first" in (
+        capsys.readouterr().err)
+    make_vectors(tiny, FeatureChoice(dim=5), show_progress=False)
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["protocol"]["system"] in ("LBMKGC", "MoCME (our reconstruction)")
+    assert main(command) == 0  # a finished run is left as it is
+    assert json.loads(capsys.readouterr().out) == result
+    shutil.rmtree(tiny / "features")
+    loaded = EntityScorer.from_pretrained(tmp_path / "run" / "model", read_graph(tiny))
+    assert loaded.score(torch.tensor([0]), torch.tensor([3])).shape == (1, 9)
+
+
+def test_the_nations_graph_gets_its_vectors_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["--config", str(ROOT / "configs" / "nations-lbmkgc.yaml"), "--out", str(run),
+                 "--model.dim", "8", "--training.steps", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["protocol"]["candidates"] == 881
+    assert {path.name for path in (run / "dataset" / "features").iterdir()} == {
+        "image.safetensors", "text.safetensors"}
 
 
 @pytest.mark.parametrize("words, sentence", [
