@@ -107,12 +107,13 @@ def test_a_file_names_the_scorer_whose_keys_it_holds(
     assert "there is no key 'model.gamma'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["complex", "distmult", "lbmkgc", "mocme", "rotate"])
+@pytest.mark.parametrize("name", ["nations-complex", "nations-distmult", "nations-lbmkgc",
+                                  "nations-mocme", "nations-rotate", "mkg-w-lbmkgc"])
 def test_the_configurations_that_come_along_are_valid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     """They are read, and the data set is refused."""
-    assert main(["--config", str(ROOT / "configs" / f"nations-{name}.yaml"), "--dataset",
+    assert main(["--config", str(ROOT / "configs" / f"{name}.yaml"), "--dataset",
                  str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
     assert "none is not a folder" in capsys.readouterr().err
 
@@ -137,6 +138,18 @@ def test_a_multimodal_scorer_needs_vectors_and_keeps_them(
     shutil.rmtree(tiny / "features")
     loaded = EntityScorer.from_pretrained(tmp_path / "run" / "model", read_graph(tiny))
     assert loaded.score(torch.tensor([0]), torch.tensor([3])).shape == (1, 9)
+
+
+@pytest.mark.parametrize("scorer", ["complex", "lbmkgc", "mocme", "rotate"])
+def test_half_precision_trains(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scorer: str
+) -> None:
+    make_vectors(tiny, FeatureChoice(dim=5), show_progress=False)
+    more = ["--model.modalities", '["text"]'] if scorer in ("lbmkgc", "mocme") else []
+    assert main(["--scorer", scorer, "--dataset", str(tiny), "--out", str(tmp_path / "run"),
+                 "--model.dim", "4", *more, "--training.steps", "3", "--training.log_every", "1",
+                 "--training.mixed_precision", "bf16"]) == 0
+    assert all(np.isfinite(line["loss"]) for line in lines(tmp_path / "run") if "loss" in line)
 
 
 def test_the_nations_graph_gets_its_vectors_by_itself(

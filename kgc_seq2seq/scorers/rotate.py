@@ -109,7 +109,8 @@ class RotationScorer(EntityScorer):
         """
         sampling = self.config.sampling
         batch, rows = self._renumbered(batch)
-        tables = self.tables(rows)
+        # Distances are sums of many: whatever precision made the tables, they are not made in it.
+        tables = tuple(table.to(self.relations.weight.dtype) for table in self.tables(rows))
         if sampling.candidates > 1:
             batch = {**batch, **self._most_uncertain(batch, tables)}
         positive, negative = self._scores(batch, tables)
