@@ -145,6 +145,17 @@ def test_scores_loss_and_gradients_are_those_of_the_specification(
             torch.testing.assert_close(scores[row, entity], score(scorer, *triple).detach())
 
 
+@pytest.mark.parametrize("variant", ["released", "paper"])
+def test_only_the_entities_of_a_step_are_projected(variant: Any) -> None:
+    graph = random_graph(1, entities=200)
+    scorer = make(graph, replace(CONFIG, variant=variant), everyone=False)
+    batch = scorer.feed(graph, 0)(np.arange(4), 1) | {"done": torch.tensor(0.0)}
+    some = scorer._renumbered(batch)[1]
+    assert some is not None
+    assert len(some) <= 4 * 8
+    torch.testing.assert_close(scorer.loss(batch) / 4, loss(scorer, batch))
+
+
 def test_the_weights_start_as_released() -> None:
     graph = random_graph(0, entities=200)
     config = LbmkgcConfig(dim=10, gamma=16)

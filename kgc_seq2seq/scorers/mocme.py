@@ -42,8 +42,8 @@ class MocmeConfig(RotationConfig):
     """Views K of each modality; 1 leaves the experts out."""
     intra: Measure = "cos"
     """How views are weighted: by the angle to the other views, by conditional entropy (``ce``) or
-    normalised mutual information (``nmi``) with them over all entities, or all alike (``none``).
-    """
+    normalised mutual information (``nmi``) with them over the entities of a step, or all alike
+    (``none``)."""
     inter: Measure = "cos"
     """Likewise, how modalities are weighted."""
     intra_temperature: float = 1.0
