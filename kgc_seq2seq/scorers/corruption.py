@@ -40,15 +40,15 @@ class Corruptions:
         queries = graph.queries(graph.train)
         facts = np.unique(queries, axis=0)
         known = Csr.group(graph.query_keys(facts[:, 0], facts[:, 1]), facts[:, 2].copy())
-        self._starts = known.offsets[:-1]
-        self._free = np.where(known.sizes < self._size, self._size - known.sizes, self._size)
+        self._starts, sizes = known.offsets[:-1], np.diff(known.offsets)
+        self._free = np.where(sizes < self._size, self._size - sizes, self._size)
         # Of the tail query and of the head query of each triple, int64 [n, 2].
         self._group = np.searchsorted(known.keys, graph.query_keys(
             queries[:, 0], queries[:, 1])).reshape(2, -1).T
         # How many unknown answers lie before each known one, made ascending over all groups.
-        group = np.repeat(np.arange(len(known.keys)), known.sizes)
+        group = np.repeat(np.arange(len(known.keys)), sizes)
         before = known.values - (np.arange(len(known.values)) - self._starts[group])
-        before[known.sizes[group] == self._size] = self._size  # never counted: all are drawn from
+        before[sizes[group] == self._size] = self._size  # never counted: all are drawn from
         self._before = group * (self._size + 1) + before
 
     def __len__(self) -> int:

@@ -41,7 +41,7 @@ class Vocabulary:
     @classmethod
     def of(cls, graph: KnowledgeGraph) -> Vocabulary:
         """That of a graph."""
-        return cls(graph.entity_ids, graph.relation_ids)
+        return cls(tuple(graph.entity_ids), tuple(graph.relation_ids))
 
 
 class Feed(Protocol):
@@ -194,8 +194,9 @@ def _refuse_other_graph(folder: Path, vocabulary: Vocabulary, graph: KnowledgeGr
     for kind, own, theirs in (
             ("entities", vocabulary.entity_ids, graph.entity_ids),
             ("relations", vocabulary.relation_ids, graph.relation_ids)):
-        if own != theirs:
-            differing = [key for key in own if key not in set(theirs)][:1]
+        if own != tuple(theirs):
+            known = set(theirs)
+            differing = [key for key in own if key not in known][:1]
             raise InputError(
                 f"The scorer in {folder} was trained on other {kind} than those of {graph.name} ("
                 + (f"it knows {differing[0]!r}" if differing else
