@@ -145,6 +145,17 @@ def test_scores_loss_and_gradients_are_those_of_the_specification(
             torch.testing.assert_close(scores[row, entity], score(scorer, *triple).detach())
 
 
+def test_half_precision_trains() -> None:
+    graph = random_graph(2)
+    scorer = make(graph, CONFIG).float()
+    batch = scorer.feed(graph, 0)(np.arange(6), 1) | {"done": torch.tensor(0.5)}
+    with torch.autocast("cpu", torch.bfloat16):
+        half = scorer.loss(batch)
+    gradients = torch.autograd.grad(half, list(scorer.parameters()))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    torch.testing.assert_close(half, scorer.loss(batch), rtol=0.05, atol=0)
+
+
 @pytest.mark.parametrize("variant", ["released", "paper"])
 def test_only_the_entities_of_a_step_are_projected(variant: Any) -> None:
     graph = random_graph(1, entities=200)

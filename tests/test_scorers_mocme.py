@@ -164,6 +164,17 @@ def test_the_loss_reaches_every_weight(changes: dict[str, Any]) -> None:
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
+def test_half_precision_trains() -> None:
+    graph = random_graph(2)
+    scorer = make(graph, CONFIG).float()
+    batch = scorer.feed(graph, 0)(np.arange(6), 1) | {"done": torch.tensor(0.5)}
+    with torch.autocast("cpu", torch.bfloat16):
+        half = scorer.loss(batch)
+    gradients = torch.autograd.grad(half, list(scorer.parameters()))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    torch.testing.assert_close(half, scorer.loss(batch), rtol=0.05, atol=0)
+
+
 @settings(deadline=None)
 @given(st.integers(0, 99), st.sampled_from(["cos", "ce", "nmi", "none"]))
 def test_complementarity_lies_between_0_and_1(seed: int, measure: Any) -> None:

@@ -140,18 +140,6 @@ def test_a_multimodal_scorer_needs_vectors_and_keeps_them(
     assert loaded.score(torch.tensor([0]), torch.tensor([3])).shape == (1, 9)
 
 
-@pytest.mark.parametrize("scorer", ["complex", "lbmkgc", "mocme", "rotate"])
-def test_half_precision_trains(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scorer: str
-) -> None:
-    make_vectors(tiny, FeatureChoice(dim=5), show_progress=False)
-    more = ["--model.modalities", '["text"]'] if scorer in ("lbmkgc", "mocme") else []
-    assert main(["--scorer", scorer, "--dataset", str(tiny), "--out", str(tmp_path / "run"),
-                 "--model.dim", "4", *more, "--training.steps", "3", "--training.log_every", "1",
-                 "--training.mixed_precision", "bf16"]) == 0
-    assert all(np.isfinite(line["loss"]) for line in lines(tmp_path / "run") if "loss" in line)
-
-
 def test_the_nations_graph_gets_its_vectors_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
