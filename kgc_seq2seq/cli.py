@@ -86,6 +86,7 @@ def _parser() -> Parser:
     predict.add_argument("--queries", type=Path, metavar="FILE", help=(
         'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}'
     ))
+    _add_features(parser)
     report = parser.add_command("report", _report, "write report.html into a run folder")
     _run_folder(report)
     return parser
@@ -129,6 +130,30 @@ def _shares(parser: Parser, when: str = "") -> None:
 
 def _dataset_folder(parser: Parser) -> None:
     parser.add_argument("dataset", type=Path, help="the folder of a data set")
+
+
+def _add_features(parser: Parser) -> None:
+    features = parser.add_command("features", _features, (
+        "write a vector of each entity's images and one of its texts, for the scorers"))
+    _dataset_folder(features)
+    features.add_argument("--modality", choices=["image", "text"], action="append",
+                          help="only this one; by default images, where there are any, and texts")
+    features.add_argument("--image-model", metavar="MODEL", help=(
+        "a CLIP, from a folder or a hub, instead of statistics of colours and edges"))
+    features.add_argument("--text-model", metavar="MODEL", help=(
+        "a CLIP or a model of sentence-transformers instead of weighted words"))
+    features.add_argument("--image-matrix", type=Path, metavar="FILE", help=(
+        "a published .pth matrix instead; needs --rows"))
+    features.add_argument("--text-matrix", type=Path, metavar="FILE", help="likewise")
+    features.add_argument("--rows", type=Path, metavar="FILE", help=(
+        "whose vector each row of a published matrix is: its entity2id.txt"))
+    features.add_argument("--dim", type=_count, default=256,
+                          help="width of the vectors of weighted words")
+    features.add_argument("--captions", metavar="SOURCE", nargs="?", const="", help=(
+        "read the captions too; SOURCE says whose, where there are several"))
+    features.add_argument("--batch-size", type=_count, default=64,
+                          help="texts or images that a model gets at once")
+    features.add_argument("--device", default="cpu", help="where a model runs, such as cuda")
 
 
 def _run_folder(parser: Parser) -> None:
@@ -336,6 +361,21 @@ def _query(given: dict[str, Any], where: str, dashes: str) -> Query:
     if direction not in ("tail", "head"):
         raise InputError(f"{where}direction is {direction!r}; it must be 'tail' or 'head'.")
     return Query(entity, given["relation"], direction)
+
+
+def _features(options: Namespace) -> Answer:
+    from dataclasses import asdict
+
+    from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
+
+    made = make_vectors(options.dataset, FeatureChoice(
+        modalities=tuple(options.modality or ()), image_model=options.image_model,
+        text_model=options.text_model, image_matrix=options.image_matrix,
+        text_matrix=options.text_matrix, rows=options.rows, dim=options.dim,
+        captions=options.captions, batch_size=options.batch_size, device=options.device))
+    return Answer([asdict(entry) for entry in made], "\n".join(
+        f"{entry.path}: {entry.vectors} of {entry.entities} entities have a vector, "
+        f"{entry.width} numbers each." for entry in made))
 
 
 def _report(options: Namespace) -> Answer:

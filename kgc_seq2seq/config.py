@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 import yaml
@@ -15,33 +16,24 @@ import yaml
 from caption_cache.errors import InputError
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.text.verbalizer import InputConfig
-from kgc_seq2seq.training.loop import TrainingConfig
+from kgc_seq2seq.training.loop import LoopConfig, TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig
 from kgc_seq2seq.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that determines a run of the generator."""
+class AnyRunConfig:
+    """What a run is determined by, whatever it trains."""
 
     dataset: str
     """Folder of the data set, or ``nations`` for the graph that comes with this package."""
     out: str
     """Folder of the run; a stopped run goes on there."""
-    caption_source: str | None = None
-    """Whose captions are read, where the cache holds several: a captioner, a model, or the digits
-    in brackets that ``caption-cache stats`` prints."""
     seed: int = 0
-    """Of weights, batches, dropout and the choice of facts."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The model."""
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """The tokenizer."""
-    input: InputConfig = field(default_factory=InputConfig)
-    """What the model reads."""
+    """Of everything that is random: weights, batches, dropout, what a model reads."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimiser."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,7 +42,26 @@ class RunConfig:
 
     def save(self, path: Path) -> None:
         """Write it as YAML, in the order of the fields."""
-        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
+        # By way of JSON, tuples become the lists that YAML knows.
+        values = json.loads(json.dumps(self.as_dict()))
+        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+@dataclass(frozen=True)
+class RunConfig(AnyRunConfig):
+    """Everything that determines a run of the generator."""
+
+    caption_source: str | None = None
+    """Whose captions are read, where the cache holds several: a captioner, a model, or the digits
+    in brackets that ``caption-cache stats`` prints."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The tokenizer."""
+    input: InputConfig = field(default_factory=InputConfig)
+    """What the model reads."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The training loop."""
 
     @classmethod
     def load(cls, path: Path) -> RunConfig:
@@ -59,24 +70,34 @@ class RunConfig:
         Raises:
             InputError: The file is missing or malformed, or a key or a value is not allowed.
         """
-        return parse_config(config_parser("kgc", ""), ["--config", str(path)])[0]
+        return parse_config(config_parser("kgc", "", cls), ["--config", str(path)], cls)[0]
 
 
-def config_parser(program: str, description: str) -> jsonargparse.ArgumentParser:
+Config = TypeVar("Config", bound=AnyRunConfig)
+
+
+def config_parser(
+    program: str, description: str, kind: type[AnyRunConfig]
+) -> jsonargparse.ArgumentParser:
     """A parser of ``--config FILE`` and of one option for every key, which overrides the file."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog=program, description=description,
                                          exit_on_error=False)
     parser.add_argument("--config", action="config", metavar="FILE",
                         help="a YAML file with the keys below, nested at the dots")
-    parser.add_class_arguments(RunConfig)
+    parser.add_class_arguments(kind)
     return parser
 
 
 def parse_config(
-    parser: jsonargparse.ArgumentParser, arguments: Sequence[str]
-) -> tuple[RunConfig, jsonargparse.Namespace]:
+    parser: jsonargparse.ArgumentParser, arguments: Sequence[str], kind: type[Config]
+) -> tuple[Config, jsonargparse.Namespace]:
     """Parse a command line of `config_parser`, to which options may have been added.
+
+    Args:
+        parser: The parser.
+        arguments: The words after the program's name.
+        kind: The class that the parser was made for.
 
     Returns:
         The configuration, and everything that was parsed.
@@ -86,18 +107,22 @@ def parse_config(
     """
     for before, path in pairwise(arguments):
         if before == "--config":
-            _check_file(Path(path))
+            _check_keys(Path(path), read_yaml(Path(path)), kind, "")
     try:
         options = parser.parse_args(list(arguments))
         made = parser.instantiate(options)
-        return RunConfig(**{entry.name: made[entry.name] for entry in fields(RunConfig)}), options
+        return kind(**{entry.name: made[entry.name] for entry in fields(kind)}), options
     except jsonargparse.ArgumentError as error:
         what = " ".join(str(error).split())
         raise InputError(f"{what.rstrip('.')}; see '{parser.prog} --help'.") from None
 
 
-def _check_file(path: Path) -> None:
-    """Refuse a file that is no YAML or has unknown keys, with a better sentence than a parser's."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a configuration file.
+
+    Raises:
+        InputError: It cannot be read, is no YAML, or holds no keys.
+    """
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
@@ -110,7 +135,7 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path}{where}: not valid YAML ({why}); mend it there.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no keys; write at least 'dataset: …' and 'out: …'.")
-    _check_keys(path, content, RunConfig, "")
+    return content
 
 
 def _check_keys(path: Path, content: Mapping[str, Any], kind: type, prefix: str) -> None:

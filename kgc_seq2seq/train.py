@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from caption_cache.command_line import Answer, answering
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
 from kgc_seq2seq.completer import load_captions
-from kgc_seq2seq.config import RunConfig, config_parser, parse_config
+from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_config
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
@@ -33,8 +33,9 @@ from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
-from kgc_seq2seq.training.loop import train
+from kgc_seq2seq.training.loop import Task, train
 from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
+from kgc_seq2seq.training.seq2seq import Seq2Seq
 
 NATIONS = "nations"
 
@@ -48,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
     parser = config_parser("python -m kgc_seq2seq.train", (
         "Train a generator, validate it, and evaluate its best state once on test. A stopped run "
-        "goes on where it was. Exit codes: 0 done, 2 bad input, 3 stopped by a signal."))
+        "goes on where it was. Exit codes: 0 done, 2 bad input, 3 stopped by a signal."), RunConfig)
     parser.add_argument("--restart", action="store_true",
                         help="forget what the run folder holds of an earlier training")
     parser.add_argument("--json", action="store_true",
                         help="print the result on test as one JSON document")
-    config, options = parse_config(parser, arguments)
+    config, options = parse_config(parser, arguments, RunConfig)
     return run_training(config, restart=options.restart), options.json
 
 
@@ -71,14 +72,12 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     Raises:
         InputError: The data set, the configuration or an earlier run does not fit.
     """
-    # Said outright, or processes on CPUs would each wait for a GPU of their own.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(),
-                              mixed_precision=config.training.mixed_precision)
+    accelerator = make_accelerator(config)
     main_process = accelerator.is_main_process
     run = Path(config.out)
     if main_process:
-        _open_run(run, restart=restart)
-    dataset = _dataset(config, run, accelerator)
+        open_run(run, restart=restart)
+    dataset = open_dataset(config.dataset, run, accelerator, captions=config.input.captions)
     graph = read_graph(dataset)
     captions = load_captions(dataset, config)
 
@@ -104,31 +103,78 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         ranks = rank_triples(search, verbalizer, graph.valid, accelerator)
         return float(metrics(ranks)["mrr"])
 
+    task = Seq2Seq(model, verbalizer.input_lengths(queries), make_batch, validate,
+                   config.training.label_smoothing)
+    stopped = train_task(task, accelerator, config, stored.as_dict(), {
+        "system": "generator", "neighbours": config.input.neighbours, "captions": bool(captions)})
+    if stopped is not None:
+        return stopped
+    best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
+    return conclude(run, accelerator,
+                    lambda split: evaluate_split(run, split, best, verbalizer, accelerator))
+
+
+def make_accelerator(config: AnyRunConfig) -> Accelerator:
+    """What knows processes, devices and precision."""
+    # Said outright, or processes on CPUs would each wait for a GPU of their own.
+    return Accelerator(cpu=not torch.accelerator.is_available(),
+                       mixed_precision=config.training.mixed_precision)
+
+
+def train_task(
+    task: Task, accelerator: Accelerator, config: AnyRunConfig, identity: dict[str, Any],
+    facts: dict[str, Any],
+) -> Answer | None:
+    """Train, or go on, and write ``training.json`` at the end.
+
+    Args:
+        task: What is trained.
+        accelerator: From `make_accelerator`.
+        config: Of the run.
+        identity: The configuration as it is stored in the run folder, as JSON values.
+        facts: What the protocol of the results shall say besides.
+
+    Returns:
+        None at the end of the training; how to go on (code 3) when a signal stopped it.
+    """
+    run = Path(config.out)
     start = time.perf_counter()
-    progress = train(
-        model, verbalizer.input_lengths(queries), make_batch, validate, accelerator,
-        config.training, config.optimizer, run=run, seed=config.seed, identity=stored.as_dict())
+    progress = train(task, accelerator, config.training, config.optimizer, run=run,
+                     seed=config.seed, identity=identity)
     seconds = time.perf_counter() - start
     if progress.step < config.training.steps:
         return Answer(
             {"stopped_after_step": progress.step},
             f"Stopped after step {progress.step} of {config.training.steps}; the same command "
-            "goes on from there.", code=3) if main_process else None
-
-    if main_process:
+            "goes on from there.", code=3)
+    if accelerator.is_main_process:
         write_result(run / "training.json", {
-            "system": "generator", "seed": config.seed, "selected_on": "filtered MRR on valid",
+            "seed": config.seed, "selected_on": "filtered MRR on valid",
             "steps": progress.step, "best_step": progress.best_step,
-            "parameters": count_parameters(model), "training_seconds": round(seconds, 1),
-            "processes": accelerator.num_processes, "device": str(accelerator.device),
-            "neighbours": config.input.neighbours, "captions": bool(captions),
+            "parameters": count_parameters(task.model), "training_seconds": round(seconds, 1),
+            "processes": accelerator.num_processes, "device": str(accelerator.device), **facts,
         })
     accelerator.wait_for_everyone()
-    best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
+    return None
+
+
+def conclude(
+    run: Path, accelerator: Accelerator, evaluate: Callable[[str], object]
+) -> Answer | None:
+    """Evaluate on valid and on test, once each.
+
+    Args:
+        run: The run folder.
+        accelerator: All its processes must call this.
+        evaluate: Writes the result of a split into the run folder.
+
+    Returns:
+        The result on test; None on all processes but the first.
+    """
     for split in ("valid", "test"):
         if not (run / "results" / f"{split}.json").exists():  # test is looked at once
-            evaluate_split(run, split, best, verbalizer, accelerator)
-    if not main_process:
+            evaluate(split)
+    if not accelerator.is_main_process:
         return None
     result = read_result(run / "results" / "test.json")
     both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
@@ -136,21 +182,25 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
                           f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {run}.")
 
 
-def _dataset(config: RunConfig, run: Path, accelerator: Accelerator) -> Path:
-    """The folder of the data set; the nations graph is written and captioned first."""
-    if config.dataset != NATIONS or Path(NATIONS).is_dir():
-        return Path(config.dataset)
+def open_dataset(name: str, run: Path, accelerator: Accelerator, *, captions: bool) -> Path:
+    """The folder of a data set; the nations graph is written first, and captioned on demand."""
+    if name != NATIONS or Path(NATIONS).is_dir():
+        return Path(name)
     dataset = run / "dataset"
     if accelerator.is_main_process:
         write_nations(dataset)
     accelerator.wait_for_everyone()
-    if config.input.captions:
+    if captions:
         build(dataset, load_captioner("palette"))
     return dataset
 
 
-def _open_run(run: Path, *, restart: bool) -> None:
-    """Make the run folder, or empty it of an earlier training."""
+def open_run(run: Path, *, restart: bool) -> None:
+    """Make the run folder, or empty it of an earlier training.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
         if restart:
@@ -174,17 +224,27 @@ def _write_run(
     run: Path, config: RunConfig, tokenizer: PreTrainedTokenizerBase, trie: EntityTrie
 ) -> None:
     """Write what a run needs beside its model."""
-    earlier = run / "config.yaml"
-    if (run / "checkpoints").is_dir() and earlier.is_file():
-        return  # the checkpoints know whether the configurations agree
-    if (run / "model").is_dir():
-        raise InputError(f"{run} holds a model but no checkpoints to go on from; choose another "
-                         "--out, or --restart.")
+    if not is_new(run):
+        return
     with replacing(run / "tokenizer") as aside:
         tokenizer.save_pretrained(aside)
     trie.save(run / "trie.safetensors")
-    with replacing(earlier) as aside:
+    with replacing(run / "config.yaml") as aside:
         config.save(aside)
+
+
+def is_new(run: Path) -> bool:
+    """Whether a run folder has still to be filled: training does not go on there.
+
+    Raises:
+        InputError: It holds a model but nothing to go on from.
+    """
+    if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
+        return False  # the checkpoints know whether the configurations agree
+    if (run / "model").is_dir():
+        raise InputError(f"{run} holds a model but no checkpoints to go on from; choose another "
+                         "--out, or --restart.")
+    return True
 
 
 if __name__ == "__main__":

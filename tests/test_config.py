@@ -28,8 +28,8 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
 
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("dataset: d\nout: o\nmodel:\n  d_model: 32\n  d_ff: 64\n")
-    config, _ = parse_config(config_parser("p", ""), [
-        "--config", str(tmp_path / "c.yaml"), "--model.d_model", "48", "--out", "other"])
+    config, _ = parse_config(config_parser("p", "", RunConfig), [
+        "--config", str(tmp_path / "c.yaml"), "--model.d_model", "48", "--out", "other"], RunConfig)
     assert (config.model.d_model, config.model.d_ff, config.out) == (48, 64, "other")
 
 

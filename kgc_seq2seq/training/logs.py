@@ -16,13 +16,14 @@ from torch.utils.tensorboard import SummaryWriter
 class TrainingLog:
     """Writes the numbers of a run; the bar goes to standard error."""
 
-    def __init__(self, run: Path, steps: int, start: int) -> None:
+    def __init__(self, run: Path, steps: int, start: int, unit: str) -> None:
         """Open the logs of a run.
 
         Args:
             run: The run folder.
             steps: Steps of the whole run.
             start: Steps already done; what an earlier process noted beyond them is dropped.
+            unit: What the speed counts, in the plural.
         """
         path = run / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
@@ -31,7 +32,7 @@ class TrainingLog:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
         self._bar = Progress(
             TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]:.3f}, {task.fields[speed]:,.0f} tokens/s"),
+            TextColumn(f"loss {{task.fields[loss]:.3f}}, {{task.fields[speed]:,.0f}} {unit}/s"),
             TimeRemainingColumn(), console=Console(stderr=True))
         self._task = self._bar.add_task("", total=steps, completed=start, loss=0.0, speed=0.0)
 
@@ -46,7 +47,7 @@ class TrainingLog:
         self._board.close()
 
     def step(self, step: int, loss: float, speed: float) -> None:
-        """Move the bar: loss a target token, and input and target tokens a second."""
+        """Move the bar: mean loss, and units a second."""
         self._bar.update(self._task, completed=step, loss=loss, speed=speed)
 
     def note(self, step: int, **numbers: float) -> None:

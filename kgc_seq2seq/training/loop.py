@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.nn import functional
-from transformers import T5ForConditionalGeneration
+from torch import Tensor, nn
 
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.training.batches import Batches
+from kgc_seq2seq.training.batches import Batches, Longs
 from kgc_seq2seq.training.checkpoints import Checkpoints, Progress
 from kgc_seq2seq.training.logs import TrainingLog
-from kgc_seq2seq.training.model import save_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
-
-IGNORED = -100
-"""Label of positions that are not learnt (padding), as in transformers."""
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How long and in what steps the model is trained."""
+class LoopConfig:
+    """How long and in what steps a model is trained."""
 
     steps: int = 6000
     """Number of optimiser steps."""
     batch_size: int = 64
-    """Queries in a step, all processes together."""
-    label_smoothing: float = 0.0
-    """Share of the target probability spread over the vocabulary."""
+    """Examples in a step, all processes together."""
     validate_every: int = 1000
     """Steps between validations; the model of the best one is kept."""
     log_every: int = 50
@@ -57,36 +48,82 @@ class TrainingConfig:
                     "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise InputError(f"training.{key} is {getattr(self, key)}; give 1 or more.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(LoopConfig):
+    """How long and in what steps the generator is trained."""
+
+    label_smoothing: float = 0.0
+    """Share of the target probability spread over the vocabulary."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"training.label_smoothing is {self.label_smoothing}; give a number "
                              "from 0 to below 1.")
 
 
+class Task(Protocol):
+    """What is trained, and on what."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Changed in place."""
+
+    @property
+    def lengths(self) -> Longs:
+        """About how long each training example is, int64 [n]."""
+
+    @property
+    def unit(self) -> str:
+        """What the loss is a mean over and the speed counts, in the plural: ``tokens``."""
+
+    def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
+        """The tensors of examples (int64 [b]) in a step (from 0) of an epoch (from 1).
+
+        Whatever is drawn at random must follow from the seed and the arguments.
+        """
+
+    def units(self, batch: Mapping[str, Tensor]) -> int:
+        """How many units share the loss of a batch."""
+
+    def size(self, batch: Mapping[str, Tensor]) -> int:
+        """How many units the speed counts in a batch."""
+
+    def loss(self, wrapped: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the losses of a batch's units.
+
+        Args:
+            wrapped: The model as accelerate has prepared it; its own forward must be called.
+            batch: On the model's device.
+        """
+
+    def validate(self) -> float:
+        """The score of the model on valid, more is better; all processes call it."""
+
+    def save(self, folder: Path) -> None:
+        """Write the model into a folder that is not there yet."""
+
+
 def train(
-    model: T5ForConditionalGeneration,
-    lengths: npt.NDArray[np.int64],
-    make_batch: Callable[[npt.NDArray[np.int64], int], Mapping[str, Tensor]],
-    validate: Callable[[], float],
+    task: Task,
     accelerator: Accelerator,
-    config: TrainingConfig,
+    config: LoopConfig,
     optimizer_config: OptimizerConfig,
     *,
     run: Path,
     seed: int,
     identity: dict[str, Any],
 ) -> Progress:
-    """Train a sequence-to-sequence model, or go on with it where its run folder says.
+    """Train a model, or go on with it where its run folder says.
 
-    The best model by ``validate`` is kept in ``run/model``, checkpoints in ``run/checkpoints``,
-    numbers in ``run/metrics.jsonl`` and ``run/tensorboard``. SIGTERM and Ctrl-C finish the step,
-    write a checkpoint and return.
+    The best model by `Task.validate` is kept in ``run/model``, checkpoints in
+    ``run/checkpoints``, numbers in ``run/metrics.jsonl`` and ``run/tensorboard``. SIGTERM and
+    Ctrl-C finish the step, write a checkpoint and return.
 
     Args:
-        model: Changed in place.
-        lengths: About how long each training example is, int64 [n].
-        make_batch: Gives ``input_ids``, ``attention_mask`` and ``labels`` (`IGNORED` where
-            nothing is learnt) of examples (int64 [b]) in an epoch (from 1).
-        validate: Gives the score of the model on valid, more is better; all processes call it.
+        task: What is trained, and on what.
         accelerator: Knows the processes, devices and precision.
         config: Steps and intervals.
         optimizer_config: The optimiser.
@@ -101,17 +138,19 @@ def train(
         InputError: The newest checkpoint is of another configuration or damaged.
         FloatingPointError: The loss is no longer a finite number.
     """
+    model = task.model
     checkpoints = Checkpoints(run / "checkpoints", identity, config.keep_checkpoints)
     optimizer = make_optimizer(model.parameters(), optimizer_config)
     progress = checkpoints.restore(model, optimizer)
-    batches = Batches(lengths, config.batch_size, seed)
+    batches = Batches(task.lengths, config.batch_size, seed)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     main, device = accelerator.is_main_process, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
     window = _Window()
     with ExitStack() as stack:
         caught = stack.enter_context(_caught_signals())
-        log = stack.enter_context(TrainingLog(run, config.steps, progress.step)) if main else None
+        log = stack.enter_context(
+            TrainingLog(run, config.steps, progress.step, task.unit)) if main else None
         if progress.step and log:
             log.say(f"Going on after step {progress.step}.")
         while progress.step < config.steps:
@@ -120,29 +159,22 @@ def train(
             # Dropout of step n is a function of the seed and n, so there is no state to resume.
             torch.manual_seed(hash((seed, step, rank)) % 2**63)
             wrapped.train()
-            batch = {name: value.to(device)
-                     for name, value in make_batch(examples[rank::processes], epoch).items()}
-            labels = batch["labels"]
-            # One sum over the processes tells how many tokens share the loss, and who must stop.
-            shared = torch.tensor([float((labels != IGNORED).sum()), float(caught.signal)],
-                                  device=device)
+            batch = {name: value.to(device) for name, value in task.make_batch(
+                examples[rank::processes], step, epoch).items()}
+            # One sum over the processes tells how many units share the loss, and who must stop.
+            shared = torch.tensor([float(task.units(batch)), float(caught.signal)], device=device)
             shared = accelerator.reduce(shared, "sum")
-            tokens, stop = float(shared[0]), bool(shared[1])
-            logits = wrapped(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
-                             decoder_input_ids=model._shift_right(labels), use_cache=False).logits
-            total = functional.cross_entropy(
-                logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED,
-                label_smoothing=config.label_smoothing, reduction="sum")
+            units, stop = float(shared[0]), bool(shared[1])
+            total = task.loss(wrapped, batch)
             # DistributedDataParallel averages gradients over processes, so the sum is scaled up.
-            accelerator.backward(total * (processes / tokens))
+            accelerator.backward(total * (processes / units))
             accelerator.clip_grad_norm_(wrapped.parameters(), optimizer_config.max_grad_norm)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(optimizer_config, step, config.steps)
             optimizer.step()
             optimizer.zero_grad()
             progress = replace(progress, step=step + 1)
-            window.add(float(total.detach()) / tokens,
-                       labels.numel() + batch["input_ids"].numel())
+            window.add(float(total.detach()) / units, task.size(batch))
             if progress.step % config.log_every == 0:
                 loss, speed = accelerator.reduce(
                     torch.tensor(window.close(), device=device), "sum").tolist()
@@ -152,11 +184,12 @@ def train(
                         "optimizer.learning_rate, or train in float32 or bf16, not fp16.")
                 if log:
                     log.step(progress.step, loss, speed)
-                    log.note(progress.step, loss=loss, tokens_per_second=speed, epoch=epoch,
-                             learning_rate=optimizer.param_groups[0]["lr"])
+                    log.note(progress.step, loss=loss, epoch=epoch,
+                             learning_rate=optimizer.param_groups[0]["lr"],
+                             **{f"{task.unit}_per_second": speed})
             last = progress.step == config.steps
             if last or progress.step % config.validate_every == 0:
-                progress = _validated(model, validate, progress, run, log)
+                progress = _validated(task, progress, run, log)
                 window = _Window()
             if main and (stop or last or progress.step % config.checkpoint_every == 0):
                 checkpoints.save(progress, model, optimizer)
@@ -165,14 +198,11 @@ def train(
     return progress
 
 
-def _validated(
-    model: T5ForConditionalGeneration, validate: Callable[[], float], progress: Progress,
-    run: Path, log: TrainingLog | None,
-) -> Progress:
+def _validated(task: Task, progress: Progress, run: Path, log: TrainingLog | None) -> Progress:
     """Score the model on valid, and keep it if it is the best so far."""
     start = time.perf_counter()
-    model.eval()
-    score = validate()
+    task.model.eval()
+    score = task.validate()
     better = score > progress.best_score
     if better:
         progress = replace(progress, best_step=progress.step, best_score=score)
@@ -181,7 +211,7 @@ def _validated(
         log.say(f"step {progress.step}: MRR on valid {score:.4f}" + " (best so far)" * better)
         if better:
             with replacing(run / "model") as aside:
-                save_model(model, aside)
+                task.save(aside)
     return progress
 
 
@@ -190,17 +220,17 @@ class _Window:
 
     def __init__(self) -> None:
         self._losses: list[float] = []
-        self._tokens = 0
+        self._units = 0
         self._start = time.perf_counter()
 
-    def add(self, loss: float, tokens: int) -> None:
+    def add(self, loss: float, units: int) -> None:
         self._losses.append(loss)
-        self._tokens += tokens
+        self._units += units
 
     def close(self) -> tuple[float, float]:
-        """This process's share of the mean loss of the steps, and of the tokens a second."""
+        """This process's share of the mean loss of the steps, and of the units a second."""
         seconds = time.perf_counter() - self._start
-        loss, speed = float(np.mean(self._losses)), self._tokens / seconds
+        loss, speed = float(np.mean(self._losses)), self._units / seconds
         self.__init__()  # type: ignore[misc]
         return loss, speed
 

@@ -1,0 +1,105 @@
+"""Which encoder makes which modality's vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from caption_cache.errors import InputError
+from caption_cache.images import has_images
+from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.scorers.features.make import (
+    Made,
+    make_image_vectors,
+    make_text_vectors,
+    put_vectors,
+)
+from kgc_seq2seq.scorers.features.plain import ImageStatistics, TermWeights
+from kgc_seq2seq.scorers.features.published import read_matrix
+from kgc_seq2seq.scorers.vectors import MODALITIES
+
+
+@dataclass(frozen=True)
+class FeatureChoice:
+    """What makes the vectors of a data set; by default, what needs no weights."""
+
+    modalities: tuple[str, ...] = ()
+    """``image``, ``text`` or both; empty for texts and, where there are any, images."""
+    image_model: str | None = None
+    """A CLIP, from a folder or a hub, instead of `plain.ImageStatistics`."""
+    text_model: str | None = None
+    """A CLIP or a model of sentence-transformers instead of `plain.TermWeights`."""
+    image_matrix: Path | None = None
+    """A published matrix of image vectors instead."""
+    text_matrix: Path | None = None
+    """A published matrix of text vectors instead."""
+    rows: Path | None = None
+    """Whose vector each row of a published matrix is."""
+    dim: int = 256
+    """Width of `plain.TermWeights`."""
+    captions: str | None = None
+    """As in `make.make_text_vectors`."""
+    batch_size: int = 64
+    """Texts or images that a model gets at once."""
+    device: str = "cpu"
+    """Where a model runs."""
+
+    def __post_init__(self) -> None:
+        for modality in MODALITIES:
+            if self.matrix(modality) and self.model(modality):
+                raise InputError(f"--{modality}-matrix and --{modality}-model both make the "
+                                 f"vectors of the modality {modality}; give one.")
+        if (self.rows is None) != (self.image_matrix is None and self.text_matrix is None):
+            raise InputError("--rows names the entities of --image-matrix and --text-matrix; give "
+                             "it exactly with one of them.")
+
+    def model(self, modality: str) -> str | None:
+        """The model that makes a modality."""
+        return {"image": self.image_model, "text": self.text_model}[modality]
+
+    def matrix(self, modality: str) -> Path | None:
+        """The matrix that holds a modality."""
+        return {"image": self.image_matrix, "text": self.text_matrix}[modality]
+
+
+def make_vectors(
+    dataset: Path, choice: FeatureChoice, *, show_progress: bool = True
+) -> list[Made]:
+    """Write ``features/{image,text}.safetensors``; what is up to date stays as it is.
+
+    Args:
+        dataset: The data-set folder.
+        choice: What makes them.
+        show_progress: Show bars on standard error.
+
+    Raises:
+        InputError: The data set is malformed, or a model or a matrix cannot be read.
+    """
+    wanted = choice.modalities or tuple(
+        modality for modality in MODALITIES
+        if modality == "text" or has_images(dataset) or choice.matrix(modality))
+    return [_make(dataset, modality, choice, show_progress=show_progress) for modality in wanted]
+
+
+def _make(dataset: Path, modality: str, choice: FeatureChoice, *, show_progress: bool) -> Made:
+    matrix, model = choice.matrix(modality), choice.model(modality)
+    if matrix:
+        assert choice.rows is not None  # FeatureChoice has seen to it
+        graph = read_graph(dataset)
+        return put_vectors(dataset, modality, graph.entity_ids,
+                           read_matrix(matrix, choice.rows, graph),
+                           {"encoder": "published", "file": matrix.name})
+    if modality == "image":
+        if model is None:
+            return make_image_vectors(dataset, ImageStatistics(), show_progress=show_progress)
+        from kgc_seq2seq.scorers.features.towers import ClipImages
+
+        return make_image_vectors(dataset, ClipImages(model, choice.device, choice.batch_size),
+                                  show_progress=show_progress)
+    if model is None:
+        return make_text_vectors(dataset, TermWeights(choice.dim), captions=choice.captions,
+                                 show_progress=show_progress)
+    from kgc_seq2seq.scorers.features.towers import text_tower
+
+    return make_text_vectors(dataset, text_tower(model, choice.device, choice.batch_size),
+                             captions=choice.captions, show_progress=show_progress)

@@ -1,0 +1,139 @@
+"""DistMult and ComplEx, trained against all entities at once, with the nuclear 3-norm.
+
+Yang et al. 2015, Trouillon et al. 2016; full softmax, reciprocal relations and N3 as in
+Lacroix et al. 2018.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.scorer import Batch, EntityScorer, Feed, Vocabulary, as_long
+from kgc_seq2seq.scorers.vectors import Vectors
+from kgc_seq2seq.training.batches import Longs
+
+
+@dataclass(frozen=True)
+class OneVsAllConfig:
+    """A factorisation of the graph."""
+
+    dim: int = 128
+    """Width of the embeddings; complex numbers count once."""
+    init_sd: float = 0.03
+    """Standard deviation of the random weights; large ones learn by heart."""
+    n3: float = 0.0
+    """Weight of the cubed moduli of a fact's three embeddings (Lacroix et al. 2018, eq. 6)."""
+    dropout: float = 0.0
+    """Dropout rate of the query."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise InputError(f"model.dim is {self.dim}; give 1 or more.")
+        if self.init_sd <= 0:
+            raise InputError(f"model.init_sd is {self.init_sd}; it must be positive.")
+        if self.n3 < 0:
+            raise InputError(f"model.n3 is {self.n3}; give 0 or more.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout is {self.dropout}; give a number from 0 to below 1.")
+
+
+class Queries:
+    """A `scorer.Feed`: both queries of every train triple, with their answer."""
+
+    def __init__(self, graph: KnowledgeGraph) -> None:
+        self.queries = as_long(graph.queries(graph.train))
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __call__(self, examples: Longs, epoch: int) -> dict[str, Tensor]:
+        """``queries`` int64 [B, 3]: entity, relation in ``0 … 2R - 1``, answer."""
+        return {"queries": self.queries[torch.from_numpy(examples)]}
+
+
+class OneVsAll(EntityScorer):
+    """A scorer whose score is the inner product of a query's vector and the answer's."""
+
+    Config = OneVsAllConfig
+    width: ClassVar[int]
+    """Real numbers to each of the ``dim``."""
+
+    def __init__(self, config: OneVsAllConfig, vocabulary: Vocabulary,
+                 vectors: Mapping[str, Vectors]) -> None:
+        super().__init__(config, vocabulary, vectors)
+        size = self.width * config.dim
+        self.entities = nn.Embedding(len(vocabulary.entity_ids), size)
+        self.relations = nn.Embedding(2 * len(vocabulary.relation_ids), size)
+        for table in (self.entities, self.relations):
+            nn.init.normal_(table.weight, std=config.init_sd)
+
+    @abstractmethod
+    def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """The query's vector: two [B, width · dim] give one."""
+
+    def score(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """As in `scorer.EntityScorer`."""
+        return self._score(self.entities(heads), self.relations(relations))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy over all entities, and N3.
+
+        Args:
+            batch: With ``queries`` of `Queries`.
+        """
+        head, relation, tail = batch["queries"].unbind(1)
+        factors = self.entities(head), self.relations(relation), self.entities(tail)
+        total = functional.cross_entropy(self._score(*factors[:2]), tail, reduction="sum")
+        if self.config.n3:
+            total = total + self.config.n3 / 3 * sum(
+                self._moduli(factor).pow(3).sum() for factor in factors)
+        return total
+
+    def feed(self, graph: KnowledgeGraph, seed: int) -> Feed:
+        """As in `scorer.EntityScorer`; nothing is drawn at random."""
+        return Queries(graph)
+
+    def _score(self, heads: Tensor, relations: Tensor) -> Tensor:
+        query = functional.dropout(self.combine(heads, relations), self.config.dropout,
+                                   self.training)
+        return functional.linear(query, self.entities.weight)
+
+    def _moduli(self, factor: Tensor) -> Tensor:
+        parts = factor.unflatten(1, (self.width, -1))
+        # The small term keeps the gradient of a modulus of 0 finite.
+        moduli: Tensor = (parts.square().sum(dim=1) + 1e-12).sqrt()
+        return moduli
+
+
+class DistMult(OneVsAll):
+    """``⟨h, r, t⟩`` (Yang et al. 2015)."""
+
+    name = "distmult"
+    title = "DistMult"
+    width = 1
+
+    def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """``h · r``."""
+        return heads * relations
+
+
+class ComplEx(OneVsAll):
+    """``Re ⟨h, r, t̄⟩`` (Trouillon et al. 2016); real parts stand before imaginary parts."""
+
+    name = "complex"
+    title = "ComplEx-N3"
+    width = 2
+
+    def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """``h · r`` in complex numbers: its real inner product with t is the score."""
+        (a, b), (c, d) = heads.chunk(2, 1), relations.chunk(2, 1)
+        return torch.cat([a * c - b * d, a * d + b * c], 1)

@@ -1,0 +1,232 @@
+"""Trains a scorer: ``python -m kgc_seq2seq.train_scorer --config FILE``, or accelerate launch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from caption_cache.command_line import Answer, answering
+from caption_cache.disk import replacing
+from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml
+from kgc_seq2seq.evaluation.dense import Scores, rank_by_scores
+from kgc_seq2seq.evaluation.ranks import Ranks, metrics
+from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
+from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, as_long, scorer_class
+from kgc_seq2seq.scorers.vectors import read_vectors, vectors_path
+from kgc_seq2seq.train import (
+    NATIONS,
+    conclude,
+    is_new,
+    make_accelerator,
+    open_dataset,
+    open_run,
+    train_task,
+)
+from kgc_seq2seq.training.batches import Longs
+
+
+@dataclass(frozen=True)
+class ScorerRunConfig(AnyRunConfig):
+    """Everything that determines a run of a scorer, but what the scorer itself is made of.
+
+    The class of a run, from `config_class`, has that under ``model``.
+    """
+
+    scorer: str = "complex"
+    """Which one: complex, distmult, lbmkgc, mocme, rotate, or another that is installed."""
+
+
+def config_class(scorer: str) -> type[ScorerRunConfig]:
+    """`ScorerRunConfig` with the scorer's own configuration under ``model``.
+
+    Raises:
+        InputError: There is no such scorer.
+    """
+    model = scorer_class(scorer).Config
+    made: type[ScorerRunConfig] = make_dataclass(
+        "ScorerRunConfig", [("model", model, field(default_factory=model))],
+        bases=(ScorerRunConfig,), frozen=True)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit code."""
+    return answering("kgc_seq2seq.train_scorer", lambda: _command(
+        sys.argv[1:] if arguments is None else arguments))
+
+
+def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
+    name = _scorer_name(arguments)
+    kind = config_class(ScorerRunConfig.scorer if name is None else name)
+    parser = config_parser("python -m kgc_seq2seq.train_scorer", (
+        "Train a scorer, validate it, and evaluate its best state once on test. A stopped run "
+        "goes on where it was. The keys under 'model' are those of the scorer: see --scorer NAME "
+        "--help. "
+        "Exit codes: 0 done, 2 bad input, 3 stopped by a signal."), kind)
+    parser.add_argument("--restart", action="store_true",
+                        help="forget what the run folder holds of an earlier training")
+    parser.add_argument("--json", action="store_true",
+                        help="print the result on test as one JSON document")
+    config, options = parse_config(parser, arguments, kind)
+    return train_scorer(config, restart=options.restart), options.json
+
+
+def _scorer_name(arguments: Sequence[str]) -> str | None:
+    """The scorer that a command line or its file names: it determines the other keys."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--scorer")
+    first.add_argument("--config", type=Path, action="append", default=[])
+    try:
+        found, _ = first.parse_known_args(list(arguments))
+    except argparse.ArgumentError:
+        return None  # the parser proper says what is wrong
+    named = [read_yaml(path).get("scorer") for path in found.config] + [found.scorer]
+    return next((str(name) for name in reversed(named) if name is not None), None)
+
+
+def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | None:
+    """Train by ``config``, or go on; then evaluate the best state on valid and on test.
+
+    Args:
+        config: Of a class from `config_class`.
+        restart: Whether to forget an earlier training in the run folder.
+
+    Returns:
+        The result on test, or how to go on after a signal (code 3); None on all processes but
+        the first.
+
+    Raises:
+        InputError: The data set, the configuration or an earlier run does not fit.
+    """
+    accelerator = make_accelerator(config)
+    main_process = accelerator.is_main_process
+    run = Path(config.out)
+    if main_process:
+        open_run(run, restart=restart)
+    kind, model_config = scorer_class(config.scorer), config.model  # type: ignore[attr-defined]
+    dataset = open_dataset(config.dataset, run, accelerator, captions=False)
+    graph = read_graph(dataset)
+    if main_process and config.dataset == NATIONS and kind.reads(model_config):
+        make_vectors(dataset, FeatureChoice())
+    accelerator.wait_for_everyone()
+    vectors = {modality: read_vectors(vectors_path(dataset, modality), graph.entity_ids)
+               for modality in kind.reads(model_config)}
+    stored = replace(config, out=".", dataset=os.path.relpath(dataset, run))
+    if main_process and is_new(run):
+        with replacing(run / "config.yaml") as aside:
+            stored.save(aside)
+    torch.manual_seed(config.seed)
+    model = kind(model_config, Vocabulary.of(graph), vectors).to(accelerator.device)
+    task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
+    # By way of JSON, as a checkpoint gives it back: tuples become lists.
+    identity = json.loads(json.dumps(stored.as_dict()))
+    stopped = train_task(task, accelerator, config, identity, {"system": kind.title})
+    if stopped is not None:
+        return stopped
+    best = EntityScorer.from_pretrained(run / "model", graph).to(accelerator.device)
+    return conclude(run, accelerator,
+                    lambda split: evaluate_scorer(run, split, best, graph, accelerator))
+
+
+def evaluate_scorer(
+    run: Path, split: str, scorer: EntityScorer, graph: KnowledgeGraph, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Rank every fact of a split, and write ``results/SPLIT.json`` into the run folder.
+
+    Args:
+        run: The run folder, with the ``training.json`` that training wrote; its entries become
+            part of the protocol.
+        split: ``valid`` or ``test``.
+        scorer: The run's best.
+        graph: What it was trained on.
+        accelerator: Knows the processes; all must call this.
+
+    Returns:
+        What was written.
+    """
+    triples = graph.split(split)
+    ranks = rank_with_scorer(scorer, graph, triples, accelerator)
+    facts = json.loads((run / "training.json").read_text("utf-8"))
+    result = {**summarize(graph, triples, ranks), "protocol": protocol(graph, split, **facts)}
+    if accelerator.is_main_process:
+        write_result(run / "results" / f"{split}.json", result)
+    return result
+
+
+def rank_with_scorer(
+    scorer: EntityScorer, graph: KnowledgeGraph, triples: Ints, accelerator: Accelerator
+) -> Ranks:
+    """Exact filtered ranks, as `rank_by_scores`; every process does its share and has them all."""
+    device = accelerator.device
+
+    def score(queries: Ints) -> Scores:
+        entity, relation = as_long(queries).to(device).unbind(1)
+        with torch.inference_mode():
+            found: Scores = scorer.score(entity, relation).float().cpu().numpy()
+        return found
+
+    # By relation, since some scorers prepare their entities for one relation after another.
+    order = np.lexsort([triples[:, 0], triples[:, 1]])
+    mine = order[accelerator.process_index :: accelerator.num_processes]
+    rows = np.concatenate([mine, mine + len(triples)])
+    counts = np.zeros((2, 2 * len(triples)), np.int64)
+    if len(mine):
+        ranks = rank_by_scores(graph, triples[mine], score)
+        counts[:, rows] = ranks.better, ranks.tied
+    counts = accelerator.reduce(torch.from_numpy(counts).to(device)).cpu().numpy()
+    return Ranks(*counts)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A `training.loop.Task`: a scorer and its examples."""
+
+    model: EntityScorer
+    feed: Feed
+    graph: KnowledgeGraph
+    steps: int
+    accelerator: Accelerator
+    unit: str = "examples"
+
+    @property
+    def lengths(self) -> Longs:
+        return np.ones(len(self.feed), np.int64)
+
+    def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
+        return {**self.feed(examples, epoch), "done": torch.tensor(step / self.steps)}
+
+    def units(self, batch: Mapping[str, Tensor]) -> int:
+        return next(len(value) for value in batch.values() if value.ndim)
+
+    def size(self, batch: Mapping[str, Tensor]) -> int:
+        return self.units(batch)
+
+    def loss(self, wrapped: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        total: Tensor = wrapped(batch)
+        return total
+
+    def validate(self) -> float:
+        ranks = rank_with_scorer(self.model, self.graph, self.graph.valid, self.accelerator)
+        return float(metrics(ranks)["mrr"])
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What the loop needs to know to train a sequence-to-sequence model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import T5ForConditionalGeneration
+
+from kgc_seq2seq.training.batches import Longs
+from kgc_seq2seq.training.model import save_model
+
+IGNORED = -100
+"""Label of positions that are not learnt (padding), as in transformers."""
+
+
+@dataclass(frozen=True)
+class Seq2Seq:
+    """A `loop.Task`: cross-entropy over the target tokens."""
+
+    model: T5ForConditionalGeneration
+    """Changed in place."""
+    lengths: Longs
+    """About how long each training example is, int64 [n]."""
+    batch: Callable[[Longs, int], Mapping[str, Tensor]]
+    """Gives ``input_ids``, ``attention_mask`` and ``labels`` (`IGNORED` where nothing is learnt)
+    of examples (int64 [b]) in an epoch (from 1)."""
+    score: Callable[[], float]
+    """Gives the score of the model on valid."""
+    label_smoothing: float
+    """Share of the target probability spread over the vocabulary."""
+    unit: str = "tokens"
+    """The loss is a mean over target tokens; the speed counts input tokens too."""
+
+    def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
+        """As in `loop.Task`."""
+        return self.batch(examples, epoch)
+
+    def units(self, batch: Mapping[str, Tensor]) -> int:
+        """As in `loop.Task`."""
+        return int((batch["labels"] != IGNORED).sum())
+
+    def size(self, batch: Mapping[str, Tensor]) -> int:
+        """As in `loop.Task`."""
+        return batch["labels"].numel() + batch["input_ids"].numel()
+
+    def loss(self, wrapped: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """As in `loop.Task`."""
+        labels = batch["labels"]
+        logits = wrapped(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"],
+                         decoder_input_ids=self.model._shift_right(labels), use_cache=False).logits
+        return functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED,
+            label_smoothing=self.label_smoothing, reduction="sum")
+
+    def validate(self) -> float:
+        """As in `loop.Task`."""
+        return self.score()
+
+    def save(self, folder: Path) -> None:
+        """As in `loop.Task`."""
+        save_model(self.model, folder)
