@@ -394,7 +394,7 @@ def _answers_data(query: Query, found: Sequence[Prediction]) -> dict[str, Any]:
 def _answers_text(query: Query, found: Sequence[Prediction]) -> str:
     ends = (query.entity, "?") if query.direction == "tail" else ("?", query.entity)
     width = max(len(answer.name) for answer in found)
-    lines = [f"{place:3}  {answer.name:{width}}  {answer.probability:7.2%}"
+    lines = [f"{place:3}  {answer.name:{width}}  {answer.probability:6.1%}"
              + ("  known" if answer.known else "")
              for place, answer in enumerate(found, start=1)]
     return "\n".join([f"({ends[0]}, {query.relation}, {ends[1]})", *lines])

@@ -26,7 +26,7 @@ from kgc_seq2seq.training.model import load_model, load_tokenizer
 
 Direction = Literal["tail", "head"]
 
-OPEN_MASS = 0.01
+OPEN_MASS = 0.001
 """Probabilities are given within about this share of themselves."""
 
 
