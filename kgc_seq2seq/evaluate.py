@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples
+from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
 from kgc_seq2seq.evaluation.sampled import SampledRanks
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
 
@@ -64,15 +67,36 @@ def evaluate_split(
         What was written.
     """
     graph = verbalizer.graph
-    triples = graph.split(split)
-    ranks = rank_triples(search, verbalizer, triples, accelerator, ranker)
-    facts = json.loads((run / "training.json").read_text("utf-8"))
-    name = split
+    ranks = rank_triples(search, verbalizer, graph.split(split), accelerator, ranker)
+    name, how = split, dict[str, Any]()
     if ranker is not None:
         kind = "certified" if isinstance(ranker, CertifiedRanks) else "sampled"
         name = f"{split}-{kind}"
-        facts |= {"ranks": kind, **asdict(ranker)}
-    result = {**summarize(graph, triples, ranks), "protocol": protocol(graph, split, **facts)}
+        how = {"ranks": kind, **asdict(ranker)}
+    return record(run, name, graph, split, ranks, accelerator, how)
+
+
+def record(
+    run: Path, name: str, graph: KnowledgeGraph, split: str, ranks: Ranks,
+    accelerator: Accelerator, how: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write ``results/NAME.json``: metrics, and a protocol that repeats ``training.json``.
+
+    Args:
+        run: The run folder.
+        name: Of the file.
+        graph: The graph.
+        split: The split that was ranked.
+        ranks: Of both queries of its triples, as `ranking.rank_triples` gives them.
+        accelerator: Its first process writes.
+        how: What the protocol says of the ranks besides.
+
+    Returns:
+        What was written.
+    """
+    facts = json.loads((run / "training.json").read_text("utf-8"))
+    result = {**summarize(graph, graph.split(split), ranks),
+              "protocol": protocol(graph, split, **facts, **how)}
     if accelerator.is_main_process:
         write_result(run / "results" / f"{name}.json", result)
     return result

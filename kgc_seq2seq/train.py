@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jsonargparse import ArgumentParser
 from transformers import PreTrainedTokenizerBase
 
 from caption_cache.build import build
@@ -50,12 +51,17 @@ def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
     parser = config_parser("python -m kgc_seq2seq.train", (
         "Train a generator, validate it, and evaluate its best state once on test. A stopped run "
         "goes on where it was. Exit codes: 0 done, 2 bad input, 3 stopped by a signal."), RunConfig)
+    add_training_options(parser)
+    config, options = parse_config(parser, arguments, RunConfig)
+    return run_training(config, restart=options.restart), options.json
+
+
+def add_training_options(parser: ArgumentParser) -> None:
+    """Add ``--restart`` and ``--json``, which are no part of a run's configuration."""
     parser.add_argument("--restart", action="store_true",
                         help="forget what the run folder holds of an earlier training")
     parser.add_argument("--json", action="store_true",
                         help="print the result on test as one JSON document")
-    config, options = parse_config(parser, arguments, RunConfig)
-    return run_training(config, restart=options.restart), options.json
 
 
 def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import replacing
 from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml
+from kgc_seq2seq.evaluate import record
 from kgc_seq2seq.evaluation.dense import Scores, rank_by_scores
 from kgc_seq2seq.evaluation.ranks import Ranks, metrics
-from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -30,6 +30,7 @@ from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, as_long, 
 from kgc_seq2seq.scorers.vectors import read_vectors, vectors_path
 from kgc_seq2seq.train import (
     NATIONS,
+    add_training_options,
     conclude,
     is_new,
     make_accelerator,
@@ -78,10 +79,7 @@ def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
         "goes on where it was. The keys under 'model' are those of the scorer: see --scorer NAME "
         "--help. "
         "Exit codes: 0 done, 2 bad input, 3 stopped by a signal."), kind)
-    parser.add_argument("--restart", action="store_true",
-                        help="forget what the run folder holds of an earlier training")
-    parser.add_argument("--json", action="store_true",
-                        help="print the result on test as one JSON document")
+    add_training_options(parser)
     config, options = parse_config(parser, arguments, kind)
     return train_scorer(config, restart=options.restart), options.json
 
@@ -159,13 +157,8 @@ def evaluate_scorer(
     Returns:
         What was written.
     """
-    triples = graph.split(split)
-    ranks = rank_with_scorer(scorer, graph, triples, accelerator)
-    facts = json.loads((run / "training.json").read_text("utf-8"))
-    result = {**summarize(graph, triples, ranks), "protocol": protocol(graph, split, **facts)}
-    if accelerator.is_main_process:
-        write_result(run / "results" / f"{split}.json", result)
-    return result
+    ranks = rank_with_scorer(scorer, graph, graph.split(split), accelerator)
+    return record(run, split, graph, split, ranks, accelerator, {})
 
 
 def rank_with_scorer(

@@ -40,6 +40,6 @@ def merge_best(
     names = torch.cat([entities.flatten(), entity])
     by_name = torch.argsort(names, stable=True)
     queries = torch.cat([before, query])[by_name]
-    values = torch.cat([scores.flatten(), score])[by_name]
-    best = by_name[best_of_each(queries, values, k)].view(count, k)
-    return names[best], torch.cat([scores.flatten(), score])[best]
+    values = torch.cat([scores.flatten(), score])
+    best = by_name[best_of_each(queries, values[by_name], k)].view(count, k)
+    return names[best], values[best]
