@@ -26,10 +26,11 @@ class TopK:
     scores: Tensor
     """Log-probabilities of their names, and their priors if there are any, float32 [Q, k]."""
     found_mass: Tensor
-    """Probability of all names that were met, float64 [Q]: at most the catalogue's."""
+    """``Σ exp(score)`` of all entities that were met, float64 [Q]: without a prior, the
+    probability of their names. At most the catalogue's."""
     open_mass: Tensor
-    """Probability of all prefixes left unexplored, float64 [Q]: the catalogue's is at most the
-    sum of both."""
+    """A bound of the same for all that was left unexplored, float64 [Q]: the catalogue's is at
+    most the sum of both."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def top_k(
         allowed: Which entities may answer; None: all.
         prior: What is added to the scores.
         open_mass: Search on until the unexplored prefixes hold at most this share of the
-            catalogue's probability; None: stop when the answers are certain.
+            catalogue's mass (`TopK.found_mass`); None: stop when the answers are certain.
         step_rows: Decoder positions in one step; None: as many as memory allows.
 
     Raises:
@@ -79,9 +80,9 @@ def top_k(
             wanted |= (left > open_mass * (mass + left))[frontier.item]
         if not wanted.any():
             break
-        item, entity, log_p, score = frontier.expand(
+        item, entity, score = frontier.expand(
             wanted, step_rows or max(count, min(search.rows_at_once, 16 * count)))
-        mass.scatter_add_(0, item, log_p.double().exp())
+        mass.scatter_add_(0, item, score.double().exp())
         entities, scores = merge_best(entities, scores, item, entity, score)
     return TopK(entities, scores, mass, frontier.mass())
 
@@ -138,7 +139,7 @@ def bracket(
         if not wanted.any():
             return Bracket(better, tied, left)
         before = frontier.expanded
-        found, entity, _, score = frontier.expand(wanted, search.rows_at_once)
+        found, entity, score = frontier.expand(wanted, search.rows_at_once)
         spent += frontier.expanded - before
         gap = score - gold_scores[found]
         rival = entity != gold[found]
@@ -176,9 +177,13 @@ class _Frontier:
         return self._allowed.count(self._queries[self.item], first, last)
 
     def mass(self) -> Tensor:
-        """Probability of the open nodes of each search, float64 [G]."""
+        """What lies under the open nodes of each search has at most this mass, float64 [G].
+
+        A prefix is at least as probable as all names that begin so together, and no prior under
+        it is larger than the one in its bound.
+        """
         return torch.zeros(len(self._queries), dtype=torch.float64, device=self.item.device
-                           ).scatter_add_(0, self.item, self._log_p.double().exp())
+                           ).scatter_add_(0, self.item, self.bound.double().exp())
 
     def drop(self, chosen: Tensor) -> None:
         """Forget open nodes, bool [O]."""
@@ -187,11 +192,11 @@ class _Frontier:
         self._log_p, self.bound = self._log_p[keep], self.bound[keep]
 
     @torch.inference_mode()
-    def expand(self, wanted: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def expand(self, wanted: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Expand the most promising nodes of each search among the wanted ones, bool [O].
 
         Returns:
-            The entities met: search, entity, log-probability and score of each.
+            The entities met: search, entity and score of each.
         """
         search, nodes = self._search, self._search.nodes
         chosen = self._best(wanted.nonzero().flatten(), rows)
@@ -221,7 +226,7 @@ class _Frontier:
         self._log_p = torch.cat([self._log_p, log_p[inner]])
         self.bound = torch.cat([self.bound, bound[inner]])
         ends = (keep & leaf).nonzero().flatten()
-        return of[ends], nodes.entity[child[ends]], log_p[ends], bound[ends]
+        return of[ends], nodes.entity[child[ends]], bound[ends]
 
     def _best(self, candidates: Tensor, rows: int) -> Tensor:
         """The best candidates of each search, about ``rows`` in all, ordered by search."""

@@ -115,3 +115,7 @@ class Prior:
             above = parents[low:high, None].expand(-1, len(values))
             under.scatter_reduce_(0, above, under[low:high].clone(), "amax")
         return cls(under)
+
+    def at(self, nodes: TrieNodes, queries: Tensor, entities: Tensor) -> Tensor:
+        """The values of entities for queries, int64 [n] each, float32 [n]."""
+        return self.under[nodes.leaf[entities], queries]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.best_first import bracket
 from kgc_seq2seq.decoding.exact import Answers, ExactSearch
-from kgc_seq2seq.decoding.nodes import Allowed
+from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.tree_decoder import Encoded
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -22,6 +23,8 @@ from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
 Longs = npt.NDArray[np.int64]
+PriorOf = Callable[[Ints], Prior]
+"""What scorers add to the scores of queries, int32 [Q, 2]."""
 
 QUERIES_AT_ONCE = 64
 TOLERANCE = 1e-5
@@ -42,7 +45,8 @@ class Ranker(Protocol):
     """Ranks the gold answers of a batch of queries."""
 
     def __call__(
-        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints,
+        prior: Prior | None = None,
     ) -> tuple[Longs, ...]:
         """The columns of `Ranks` for G gold answers.
 
@@ -52,12 +56,13 @@ class Ranker(Protocol):
             queries: int32 [Q, 2]: entity, relation in ``0 … 2R - 1``.
             owner: The query of each gold, int64 [G], ascending.
             gold: int32 [G].
+            prior: What is added to the scores.
         """
 
 
 def rank_triples(
     search: ExactSearch, verbalizer: Verbalizer, triples: Ints, accelerator: Accelerator,
-    ranker: Ranker | None = None,
+    ranker: Ranker | None = None, prior_of: PriorOf | None = None,
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all entities.
 
@@ -70,6 +75,7 @@ def rank_triples(
         triples: int32 [n, 3].
         accelerator: Knows the processes.
         ranker: How; None: `exact_ranks`.
+        prior_of: What is added to the scores; None: nothing.
 
     Returns:
         2n ranks: of all tail queries in the order of ``triples``, then of all head queries.
@@ -87,7 +93,7 @@ def rank_triples(
         low, high = np.searchsorted(query[by_query], [start, start + len(part)])
         rows = by_query[low:high]
         columns[:, rows] = ranker(search, verbalizer, part, query[rows] - start,
-                                  questions[rows, 2])
+                                  questions[rows, 2], prior_of and prior_of(part))
     counts = accelerator.reduce(torch.from_numpy(columns).to(accelerator.device))
     return Ranks(*counts.cpu().numpy())
 
@@ -109,39 +115,46 @@ class CertifiedRanks:
                              "1.")
 
     def __call__(
-        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints,
+        prior: Prior | None = None,
     ) -> tuple[Longs, ...]:
         """As `Ranker`: better, tied, open."""
         encoded, owners, golds, scores, margin = _score_gold(
-            search, verbalizer, queries, owner, gold)
+            search, verbalizer, queries, owner, gold, prior)
         graph = verbalizer.graph
         of, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
         allowed = Allowed.without(search.nodes, *(torch.from_numpy(column.astype(np.int64)).to(
             scores.device) for column in (of, known)))
         found = bracket(search, encoded, owners, golds, margin, gold_scores=scores,
-                        allowed=allowed, budget=self.budget, tolerance=self.tolerance)
+                        allowed=allowed, prior=prior, budget=self.budget,
+                        tolerance=self.tolerance)
         return tuple(column.cpu().numpy() for column in (found.better, found.tied, found.open))
 
 
 def _score_gold(
-    search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+    search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints,
+    prior: Prior | None,
 ) -> tuple[Encoded, Tensor, Tensor, Tensor, Tensor]:
     """The encoded queries; owners, golds, their scores and their margins on the device."""
     encoded = encode_queries(search, verbalizer, queries)
     owners = torch.from_numpy(owner).to(search.decoder.device)
     golds = torch.from_numpy(gold.astype(np.int64)).to(search.decoder.device)
     scores = search.gold_scores(encoded, owners, golds)
+    if prior is not None:
+        scores = scores + prior.at(search.nodes, owners, golds)
     return encoded, owners, golds, scores, TOLERANCE * scores.abs().clamp(min=1)
 
 
 def exact_ranks(
-    search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+    search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints,
+    prior: Prior | None = None,
 ) -> tuple[Longs, ...]:
     """As `Ranker`: better and tied, exactly."""
-    encoded, owners, _, own, margins = _score_gold(search, verbalizer, queries, owner, gold)
+    encoded, owners, _, own, margins = _score_gold(
+        search, verbalizer, queries, owner, gold, prior)
     threshold = torch.full((len(queries),), torch.inf, device=own.device)
     threshold.scatter_reduce_(0, owners, own - margins, "amin")
-    found = search.sweep(encoded, threshold)
+    found = search.sweep(encoded, threshold, prior=prior)
     found = without_known(found, verbalizer.graph, queries)
     scores, margin = own.cpu().numpy(), margins.cpu().numpy()
     # Compare every gold with every answer found for its query.

@@ -11,6 +11,7 @@ import torch
 from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.logits_processor import TrieLogitsProcessor, spelt_entities
+from kgc_seq2seq.decoding.nodes import Prior
 from kgc_seq2seq.evaluation.ranking import Longs
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.text.verbalizer import Verbalizer
@@ -39,9 +40,17 @@ class SampledRanks:
                              "give 1 or more of both.")
 
     def __call__(
-        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints
+        self, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints,
+        prior: Prior | None = None,
     ) -> tuple[Longs, ...]:
-        """As `ranking.Ranker`: a rank without ties."""
+        """As `ranking.Ranker`: a rank without ties.
+
+        Raises:
+            InputError: There is a prior: it has no part in the drawing of names.
+        """
+        if prior is not None:
+            raise InputError("Sampled ranks are those of a generator alone; give the generator's "
+                             "run, or ask for exact ranks.")
         graph, device = verbalizer.graph, search.decoder.device
         depth = len(search.trie.levels) - 2
         speller = TrieLogitsProcessor(search.nodes, verbalizer.pad)
