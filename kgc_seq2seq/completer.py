@@ -9,25 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
-from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
-from kgc_seq2seq.config import RunConfig
-from kgc_seq2seq.decoding.best_first import top_k
-from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
-from kgc_seq2seq.decoding.trie import EntityTrie
-from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
-from kgc_seq2seq.graph.folder import read_graph
-from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.text.verbalizer import Verbalizer
-from kgc_seq2seq.training.model import load_model, load_tokenizer
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
+from kgc_seq2seq.runs import open_run
+from kgc_seq2seq.systems.system import System
 
 Direction = Literal["tail", "head"]
-
-OPEN_MASS = 0.001
-"""Probabilities are given within about this share of themselves."""
 
 
 @dataclass(frozen=True)
@@ -55,48 +43,30 @@ class Prediction:
     probability_error: float
     """The true value is at most so far from ``probability``: what the search left unexplored."""
     log_probability: float
-    """log p(name) under the model, EOS included, natural logarithm."""
+    """What orders the answers, a natural logarithm: of a generator, log p(name) under the model,
+    EOS included; of a scorer, its log softmax; of a fusion, their weighted sum."""
     known: bool
     """Whether the fact is in the data set, in any split."""
 
 
 class Completer:
-    """Answers queries with a trained generator; every answer is an entity of the graph."""
+    """Answers queries with a run of any kind; every answer is an entity of the graph."""
 
-    def __init__(
-        self, graph: KnowledgeGraph, verbalizer: Verbalizer, search: ExactSearch, config: RunConfig
-    ) -> None:
-        self.graph = graph
-        self.verbalizer = verbalizer
-        self.search = search
-        self.config = config
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.graph = graph = system.graph
         self._entities = _Index("entity", "entities", graph.entity_ids, graph.entity_names)
         self._relations = _Index("relation", "relations", graph.relation_ids,
                                  graph.relation_names[: graph.num_relations])
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> Completer:
-        """Load a run folder.
+        """Load a run folder: of a generator, a scorer or a fusion.
 
         Raises:
-            InputError: It is no run folder, or its data set has gone or changed.
+            InputError: It is no run folder, or its data set or a part of it has gone or changed.
         """
-        run = Path(run)
-        config = read_run(run)
-        dataset = run / config.dataset
-        graph = read_graph(dataset)
-        tokenizer = load_tokenizer(run / "tokenizer")
-        model = load_model(run / "model")
-        captions = load_captions(dataset, config)
-        verbalizer = Verbalizer(graph, captions, tokenizer, config.input, config.seed)
-        trie = EntityTrie.load(run / "trie.safetensors")
-        if not np.array_equal(EntityTrie.build(*verbalizer.names()).tokens, trie.tokens):
-            raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
-                             "put the data set back, or train again.")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model.to(device).eval()  # type: ignore[arg-type]
-        search = ExactSearch(TreeDecoder(model), trie)
-        return cls(graph, verbalizer, search, config)
+        return cls(open_run(Path(run)).system)
 
     def complete(self, query: Query, k: int = 10) -> list[Prediction]:
         """The ``k`` most probable answers, best first; see `complete_many`."""
@@ -114,14 +84,11 @@ class Completer:
         answers = []
         for start in range(0, len(asked), QUERIES_AT_ONCE):
             part = asked[start : start + QUERIES_AT_ONCE]
-            best = top_k(self.search, encode_queries(self.search, self.verbalizer, part),
-                         min(k, self.graph.num_entities), open_mass=OPEN_MASS)
-            low = best.scores.double().exp() / (best.found_mass + best.open_mass)[:, None]
-            high = best.scores.double().exp() / best.found_mass[:, None]
+            best = self.system.best(part, min(k, self.graph.num_entities))
             known = self.graph.known_answers
             keys = self.graph.query_keys(part[:, 0], part[:, 1])
             for key, *row in zip(keys.tolist(), best.entities.tolist(), best.scores.tolist(),
-                                 ((low + high) / 2).tolist(), ((high - low) / 2).tolist(),
+                                 best.probabilities.tolist(), best.errors.tolist(),
                                  strict=True):
                 right = set(known[key].tolist())
                 answers.append([Prediction(
@@ -141,32 +108,6 @@ class Completer:
         if query.direction == "head":
             relation += self.graph.num_relations
         return self._entities[query.entity], relation
-
-
-def read_run(run: Path) -> RunConfig:
-    """The configuration of a run folder; its ``dataset`` is relative to the folder.
-
-    Raises:
-        InputError: It is no run folder, or its training has not got as far as a model.
-    """
-    if not (run / "config.yaml").is_file():
-        raise InputError(f"{run} is not the folder of a run: it has no config.yaml; give the "
-                         "folder that 'python -m kgc_seq2seq.train' wrote.")
-    if not (run / "model").is_dir():
-        raise InputError(f"{run} has no model yet; go on with its training until the first "
-                         "validation.")
-    return RunConfig.load(run / "config.yaml")
-
-
-def load_captions(dataset: Path, config: RunConfig) -> dict[str, str]:
-    """The captions that a run reads, by entity id; empty when it reads none.
-
-    Raises:
-        InputError: It reads captions, and there are none.
-    """
-    if not config.input.captions:
-        return {}
-    return read_captions(dataset, config.caption_source).texts
 
 
 class _Index:

@@ -1,4 +1,4 @@
-"""Evaluates a generator on a split, and writes the result with its protocol."""
+"""Evaluates a run on a split, and writes the result with its protocol."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import torch
 from accelerate import Accelerator
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.completer import Completer
-from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples
+from kgc_seq2seq.evaluation.ranking import CertifiedRanks
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
 from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.text.verbalizer import Verbalizer
+from kgc_seq2seq.runs import open_run
+from kgc_seq2seq.systems.system import System
 
 
 def evaluate_run(
     run: Path, split: str, ranker: CertifiedRanks | SampledRanks | None = None
 ) -> dict[str, Any]:
-    """Rank every fact of a split with the best model of a run, and write the result.
+    """Rank every fact of a split with a run of any kind, and write the result.
 
     Args:
         run: The run folder.
@@ -40,13 +39,12 @@ def evaluate_run(
     """
     if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
         raise InputError(f"The training of {run} has not ended; start it again to go on.")
-    completer = Completer.from_pretrained(run)
-    return evaluate_split(run, split, completer.search, completer.verbalizer,
+    return evaluate_split(run, split, open_run(run).system,
                           Accelerator(cpu=not torch.accelerator.is_available()), ranker)
 
 
 def evaluate_split(
-    run: Path, split: str, search: ExactSearch, verbalizer: Verbalizer, accelerator: Accelerator,
+    run: Path, split: str, system: System, accelerator: Accelerator,
     ranker: CertifiedRanks | SampledRanks | None = None,
 ) -> dict[str, Any]:
     """Rank every fact of a split, and write the result into the run folder.
@@ -58,16 +56,15 @@ def evaluate_split(
         run: The run folder, with the ``training.json`` that training wrote; its entries become
             part of the protocol.
         split: ``valid`` or ``test``.
-        search: The run's best model and trie.
-        verbalizer: The run's.
+        system: The run's best model, or the fusion.
         accelerator: Knows the processes; all must call this.
         ranker: How; None: exactly.
 
     Returns:
         What was written.
     """
-    graph = verbalizer.graph
-    ranks = rank_triples(search, verbalizer, graph.split(split), accelerator, ranker)
+    graph = system.graph
+    ranks = system.rank(graph.split(split), accelerator, ranker)
     name, how = split, dict[str, Any]()
     if ranker is not None:
         kind = "certified" if isinstance(ranker, CertifiedRanks) else "sampled"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from caption_cache.images import decode, find_images, has_images, read_bytes, read_entities
-from kgc_seq2seq.completer import Completer, Query, load_captions, read_run
+from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.evaluation.report import Example, write_report
 from kgc_seq2seq.evaluation.results import read_result
 from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.training.logs import read_metrics
 
 QUERIES_A_RELATION = 2
@@ -26,19 +28,19 @@ def report_run(run: Path) -> Path:
     Raises:
         InputError: It is no run folder, or it has no result on test yet.
     """
-    config = read_run(run)
+    opened = open_run(run)
     result = read_result(run / "results" / "test.json")
-    completer = Completer.from_pretrained(run)
-    graph, dataset = completer.graph, run / config.dataset
+    completer = Completer(opened.system)
+    graph = completer.graph
     names = dict(zip(graph.relation_ids, graph.relation_names, strict=False))
     path = run / "report.html"
     write_report(path, result, read_metrics(run), names,
-                 pick_examples(completer, dataset, load_captions(dataset, config)))
+                 pick_examples(completer, opened.dataset, opened.captions))
     return path
 
 
 def pick_examples(
-    completer: Completer, dataset: Path, captions: dict[str, str]
+    completer: Completer, dataset: Path, captions: Mapping[str, str]
 ) -> list[Example]:
     """The first test facts of each relation whose head has an image; nothing is chosen by hand."""
     graph = completer.graph

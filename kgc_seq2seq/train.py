@@ -21,7 +21,6 @@ from caption_cache.captioners import load_captioner
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.completer import load_captions
 from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_config
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
@@ -32,6 +31,8 @@ from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.evaluation.results import read_result, write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
+from kgc_seq2seq.runs import load_captions
+from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.loop import Task, train
@@ -117,7 +118,8 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
     return conclude(run, accelerator,
-                    lambda split: evaluate_split(run, split, best, verbalizer, accelerator))
+                    lambda split: evaluate_split(run, split, Generator(verbalizer, best),
+                                                 accelerator))
 
 
 def make_accelerator(config: AnyRunConfig) -> Accelerator:

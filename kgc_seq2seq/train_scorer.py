@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import replacing
 from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml
-from kgc_seq2seq.evaluate import record
-from kgc_seq2seq.evaluation.dense import Scores, rank_by_scores
-from kgc_seq2seq.evaluation.ranks import Ranks, metrics
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.evaluate import evaluate_split
+from kgc_seq2seq.evaluation.dense import rank_with_scorer
+from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
-from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, as_long, scorer_class
+from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, scorer_class
 from kgc_seq2seq.scorers.vectors import read_vectors, vectors_path
+from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.train import (
     NATIONS,
     add_training_options,
@@ -136,53 +136,9 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     stopped = train_task(task, accelerator, config, identity, {"system": kind.title})
     if stopped is not None:
         return stopped
-    best = EntityScorer.from_pretrained(run / "model", graph).to(accelerator.device)
+    best = Dense.of(EntityScorer.from_pretrained(run / "model", graph), graph, accelerator.device)
     return conclude(run, accelerator,
-                    lambda split: evaluate_scorer(run, split, best, graph, accelerator))
-
-
-def evaluate_scorer(
-    run: Path, split: str, scorer: EntityScorer, graph: KnowledgeGraph, accelerator: Accelerator
-) -> dict[str, Any]:
-    """Rank every fact of a split, and write ``results/SPLIT.json`` into the run folder.
-
-    Args:
-        run: The run folder, with the ``training.json`` that training wrote; its entries become
-            part of the protocol.
-        split: ``valid`` or ``test``.
-        scorer: The run's best.
-        graph: What it was trained on.
-        accelerator: Knows the processes; all must call this.
-
-    Returns:
-        What was written.
-    """
-    ranks = rank_with_scorer(scorer, graph, graph.split(split), accelerator)
-    return record(run, split, graph, split, ranks, accelerator, {})
-
-
-def rank_with_scorer(
-    scorer: EntityScorer, graph: KnowledgeGraph, triples: Ints, accelerator: Accelerator
-) -> Ranks:
-    """Exact filtered ranks, as `rank_by_scores`; every process does its share and has them all."""
-    device = accelerator.device
-
-    def score(queries: Ints) -> Scores:
-        entity, relation = as_long(queries).to(device).unbind(1)
-        with torch.inference_mode():
-            found: Scores = scorer.score(entity, relation).float().cpu().numpy()
-        return found
-
-    # By relation, since some scorers prepare their entities for one relation after another.
-    order = np.lexsort([triples[:, 0], triples[:, 1]])
-    mine = order[accelerator.process_index :: accelerator.num_processes]
-    rows = np.concatenate([mine, mine + len(triples)])
-    counts = np.zeros((2, 2 * len(triples)), np.int64)
-    if len(mine):
-        ranks = rank_by_scores(graph, triples[mine], score)
-        counts[:, rows] = ranks.better, ranks.tied
-    counts = accelerator.reduce(torch.from_numpy(counts).to(device)).cpu().numpy()
-    return Ranks(*counts)
+                    lambda split: evaluate_split(run, split, best, accelerator))
 
 
 @dataclass(frozen=True)

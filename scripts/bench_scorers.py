@@ -34,7 +34,6 @@ from kgc_seq2seq.scorers.lbmkgc import Lbmkgc, LbmkgcConfig
 from kgc_seq2seq.scorers.scorer import Vocabulary
 from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.scorers.weighting import SamplingConfig
-from kgc_seq2seq.train_scorer import rank_with_scorer
 
 ENTITIES, RELATIONS, TRAIN, TEST = 15_000, 169, 34_196, 4_274
 DIM, BATCH, NEGATIVES, WIDTH = 500, 512, 128, 512

@@ -30,7 +30,6 @@ from kgc_seq2seq.scorers.rotation import (
 )
 from kgc_seq2seq.scorers.scorer import EntityScorer, Vocabulary, scorer_class
 from kgc_seq2seq.scorers.weighting import SamplingConfig, sampling_loss, uncertainty, weights
-from kgc_seq2seq.train_scorer import rank_with_scorer
 
 SAMPLING = SamplingConfig(negatives=7)
 

@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from accelerate import Accelerator
 
 from kgc_seq2seq.evaluation.ranking import TOLERANCE
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
 
 Scores = npt.NDArray[np.float32]
 
@@ -47,3 +50,35 @@ def rank_by_scores(
         better[start + row] = (scores > gold[:, None] + margin).sum(axis=1)
         tied[start + row] = (np.abs(scores - gold[:, None]) <= margin).sum(axis=1)
     return Ranks(better, tied)
+
+
+def rank_with_scorer(
+    scorer: EntityScorer, graph: KnowledgeGraph, triples: Ints, accelerator: Accelerator
+) -> Ranks:
+    """Exact filtered ranks, as `rank_on_processes`."""
+    device = accelerator.device
+
+    def score(queries: Ints) -> Scores:
+        entity, relation = as_long(queries).to(device).unbind(1)
+        with torch.inference_mode():
+            found: Scores = scorer.score(entity, relation).float().cpu().numpy()
+        return found
+
+    return rank_on_processes(graph, triples, score, accelerator)
+
+
+def rank_on_processes(
+    graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Scores],
+    accelerator: Accelerator,
+) -> Ranks:
+    """As `rank_by_scores`; every process does its share and has them all."""
+    # By relation, since some scorers prepare their entities for one relation after another.
+    order = np.lexsort([triples[:, 0], triples[:, 1]])
+    mine = order[accelerator.process_index :: accelerator.num_processes]
+    rows = np.concatenate([mine, mine + len(triples)])
+    counts = np.zeros((2, 2 * len(triples)), np.int64)
+    if len(mine):
+        ranks = rank_by_scores(graph, triples[mine], score)
+        counts[:, rows] = ranks.better, ranks.tied
+    found = accelerator.reduce(torch.from_numpy(counts).to(accelerator.device))
+    return Ranks(*found.cpu().numpy())

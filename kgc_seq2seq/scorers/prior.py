@@ -1,27 +1,96 @@
 """What scorers add to the log-probability of a name: a weight for each relation, fitted on valid.
 
 ``fused(e) = log p(name of e) + Σ_s λ_sr · log softmax(scorer_s)(e)`` is a log-linear model of the
-answer, so its likelihood has one maximum in λ.
+answer (a product of experts), so its likelihood has one maximum in λ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.scorers.scorer import EntityScorer
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
 
 
-def prior(
-    scorers: Sequence[EntityScorer], weights: Tensor, heads: Tensor, relations: Tensor
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """A scorer's log-probabilities of all entities of a graph, also of those it has never seen.
+
+    An entity without a train triple keeps the random embedding that it began with. It gets the
+    mean of the others' scores instead; asked about such an entity, the scorer says nothing: all
+    answers are equally probable.
+    """
+
+    label: str
+    """What explanations and results call it."""
+    scorer: EntityScorer
+    """The scorer."""
+    places: Tensor
+    """The scorer's row of each entity of the graph, int64 [N]; -1: it has never seen it."""
+
+    @classmethod
+    def of(
+        cls, label: str, scorer: EntityScorer, graph: KnowledgeGraph, trained_on: KnowledgeGraph
+    ) -> Voice:
+        """Let a scorer speak of the entities of ``graph``, of which it may know only some.
+
+        Args:
+            label: As above.
+            scorer: The scorer.
+            graph: The graph.
+            trained_on: The graph that the scorer was trained on.
+        """
+        seen = {key: row for row, key in enumerate(scorer.vocabulary.entity_ids)
+                if trained_on.train_degree[row]}
+        places = np.array([seen.get(key, -1) for key in graph.entity_ids], np.int64)
+        return cls(label, scorer, as_long(places))
+
+    def log_softmax(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """Log-probabilities of all entities.
+
+        Args:
+            heads: int64 [Q], entities of the graph.
+            relations: int64 [Q] in ``0 … 2R - 1``.
+
+        Returns:
+            float32 [Q, N].
+
+        Raises:
+            InputError: The scorer gives NaN or infinity.
+        """
+        places = self.places.to(heads.device)
+        asked = places[heads]
+        with torch.inference_mode():
+            scores = self.scorer.score(asked.clamp(min=0), relations).float()
+            if not torch.isfinite(scores).all():
+                raise InputError(f"The scorer {self.label} gives NaN or infinity; its weights are "
+                                 "broken, train it again.")
+            scores = scores[:, places.clamp(min=0)]
+            seen = places >= 0
+            scores[:, ~seen] = scores[:, seen].mean(1, keepdim=True)
+            scores[asked < 0] = 0
+            return scores.log_softmax(1)
+
+    def modality_weights(self, heads: Tensor, relations: Tensor) -> dict[str, Tensor] | None:
+        """As `EntityScorer.modality_weights`, for entities of the graph that it has seen."""
+        asked = self.places.to(heads.device)[heads]
+        if (asked < 0).any():
+            return None
+        with torch.inference_mode():
+            return self.scorer.modality_weights(asked, relations)
+
+
+def prior(voices: Sequence[Voice], weights: Tensor, heads: Tensor, relations: Tensor) -> Tensor:
     """``Σ_s λ_sr · log softmax(scorer_s)`` of all entities.
 
     Args:
-        scorers: S scorers of one graph.
+        voices: S scorers.
         weights: λ, [S, 2R].
         heads: int64 [Q].
         relations: int64 [Q] in ``0 … 2R - 1``.
@@ -29,26 +98,43 @@ def prior(
     Returns:
         float32 [Q, N].
     """
-    parts = [weight[relations, None] * scorer.score(heads, relations).float().log_softmax(1)
-             for scorer, weight in zip(scorers, weights, strict=True)]
+    parts = [weight[relations, None] * voice.log_softmax(heads, relations)
+             for voice, weight in zip(voices, weights, strict=True)]
     return torch.stack(parts).sum(0)
 
 
-def fit_weights(
-    names: Tensor, scores: Tensor, gold: Tensor, relations: Tensor, count: int,
-    shrinkage: float = 1.0,
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Q questions with their answers, and what every part says of their candidates."""
+
+    names: Tensor
+    """Log-probabilities of names, float32 [Q, C]; -inf for what is no candidate, such as known
+    answers other than the gold."""
+    scores: Tensor
+    """Log-probabilities by S scorers, float32 [S, Q, C], finite."""
+    gold: Tensor
+    """The place of each answer among its candidates, int64 [Q]."""
+    relations: Tensor
+    """int64 [Q] in ``0 … 2R - 1``."""
+
+    def __getitem__(self, chosen: Tensor) -> Candidates:
+        return Candidates(self.names[chosen], self.scores[:, chosen], self.gold[chosen],
+                          self.relations[chosen])
+
+    def log_likelihood(self, weights: Tensor) -> Tensor:
+        """Of each answer under λ, [S, 2R]: [Q]."""
+        fused = self.names + (weights[:, self.relations, None] * self.scores).sum(0)
+        return fused.gather(1, self.gold[:, None])[:, 0] - fused.logsumexp(1)
+
+
+def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor:
     """The weights under which the answers of valid are most likely.
 
     Maximises ``Σ_q log softmax(fused)(gold_q) - shrinkage · Σ_sr (λ_sr - λ_s)²`` over λ_sr and
     the common λ_s: relations with few queries stay near the common weight.
 
     Args:
-        names: Log-probabilities of names, [Q, C]; -inf for what is no candidate, such as known
-            answers other than the gold.
-        scores: Log-probabilities by S scorers, [S, Q, C], finite.
-        gold: The place of each answer among its candidates, int64 [Q].
-        relations: int64 [Q] in ``0 … count - 1``.
+        known: Questions with their answers.
         count: 2R.
         shrinkage: How strongly weights are drawn to the common one.
 
@@ -60,28 +146,47 @@ def fit_weights(
     """
     if shrinkage < 0:
         raise InputError(f"The shrinkage is {shrinkage}; give 0 or more.")
-    rows = torch.arange(len(gold), device=gold.device)
-    if not torch.isfinite(names[rows, gold]).all():
+    questions = len(known.gold)
+    if not torch.isfinite(known.names.gather(1, known.gold[:, None])).all():
         raise InputError("An answer of valid has probability 0 under the generator; fusion cannot "
                          "weigh against that.")
-    common = torch.zeros(len(scores), 1, dtype=torch.float64, device=names.device)
-    apart = torch.zeros(len(scores), count, dtype=torch.float64, device=names.device)
-    for weights in (common, apart):
-        weights.requires_grad_()
-    optimizer = torch.optim.LBFGS([common, apart], max_iter=200, tolerance_grad=1e-9,
-                                  tolerance_change=1e-12, line_search_fn="strong_wolfe")
-
-    def cost() -> Tensor:
-        fused = names + ((common + apart)[:, relations, None] * scores).sum(0)
-        likelihood = fused.log_softmax(1)[rows, gold].mean()
-        total: Tensor = shrinkage * apart.square().sum() / len(gold) - likelihood
-        return total
+    scorers, device = len(known.scores), known.names.device
+    common = torch.zeros(scorers, 1, dtype=torch.float64, device=device, requires_grad=True)
+    apart = torch.zeros(scorers, count, dtype=torch.float64, device=device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([common, apart], max_iter=200, tolerance_grad=1e-7,
+                                  tolerance_change=1e-10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        total = cost()
+        likelihood = known.log_likelihood(common + apart).mean()
+        total: Tensor = shrinkage * apart.square().sum() / questions - likelihood
         total.backward()
         return total
 
     optimizer.step(closure)
     return (common + apart).detach().float()
+
+
+def choose_shrinkage(
+    known: Candidates, count: int, folds: Tensor, grid: Sequence[float]
+) -> dict[float, float]:
+    """Cross-validate shrinkages.
+
+    Args:
+        known: Questions with their answers.
+        count: 2R.
+        folds: The fold of each question, int64 [Q]; it is answered with weights that were fitted
+            to the others.
+        grid: The shrinkages to try.
+
+    Returns:
+        The mean log-likelihood of the held-out answers under each; the largest is the best.
+    """
+    found = {}
+    for shrinkage in grid:
+        held_out = []
+        for fold in folds.unique():
+            weights = fit_weights(known[folds != fold], count, shrinkage)
+            held_out.append(known[folds == fold].log_likelihood(weights))
+        found[shrinkage] = float(torch.cat(held_out).mean())
+    return found

@@ -1,0 +1,37 @@
+"""``kgc fuse``: a generator and scorers as one run."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from caption_cache.command_line import Answer, Parser
+
+
+def add_fuse(parser: Parser) -> None:
+    """Add ``kgc fuse``."""
+    fuse = parser.add_command("fuse", _fuse, (
+        "make one run of a generator and scorers, weighted on valid, and evaluate it"))
+    fuse.add_argument("run", type=Path, help="the folder of the generator's run")
+    fuse.add_argument("scorers", type=Path, nargs="+", metavar="scorer",
+                      help="the folder of a scorer's run")
+    fuse.add_argument("--out", type=Path, required=True, metavar="RUN",
+                      help="the run folder to write; it refers to the others, so keep them")
+    fuse.add_argument("--method", choices=["fused", "rerank", "ensemble"], default="fused", help=(
+        "fused: log-probabilities, weighted by relation; rerank: the scorers order the "
+        "generator's best; ensemble: the weighted mean of probabilities"))
+    fuse.add_argument("--shrinkage", type=float, metavar="X", help=(
+        "fused: how strongly relations' weights are drawn to a common one; by default chosen by "
+        "cross-validation within valid"))
+    fuse.add_argument("--folds", type=int, default=5, help="fused: of the cross-validation")
+    fuse.add_argument("--candidates", type=int, default=128, metavar="N", help=(
+        "fused: in a large catalogue, weights are fitted to each part's N best answers"))
+    fuse.add_argument("--depth", type=int, default=10, metavar="K",
+                      help="rerank: how many of the generator's answers are ordered")
+
+
+def _fuse(options: Namespace) -> Answer:
+    from kgc_seq2seq.fuse import FuseConfig, fuse_runs
+
+    return fuse_runs(options.run, options.scorers, options.out, FuseConfig(
+        options.method, options.shrinkage, options.folds, options.candidates, options.depth))

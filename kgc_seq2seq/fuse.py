@@ -1,0 +1,219 @@
+"""Makes a run of a generator and scorers together, its weights fitted on valid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caption_cache.command_line import Answer
+from caption_cache.errors import InputError
+from kgc_seq2seq.evaluate import evaluate_run
+from kgc_seq2seq.evaluation.results import write_result
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.runs import Fusion, Method, Part, open_run, run_kind, save_fusion, weights_hash
+from kgc_seq2seq.scorers.prior import Candidates, Voice, choose_shrinkage, fit_weights
+from kgc_seq2seq.systems.candidates import gather
+from kgc_seq2seq.systems.dense import Dense
+from kgc_seq2seq.systems.ensemble import fit_mixture, log_softmaxes
+from kgc_seq2seq.systems.generator import Generator
+
+SHRINKAGES = (0.1, 1.0, 10.0, 100.0)
+"""What cross-validation chooses from."""
+AT_ONCE = 2**25
+"""All entities are candidates while questions × entities × parts are at most so many."""
+MIXED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """How parts are fused."""
+
+    method: Method = "fused"
+    """``fused`` adds weighted log-probabilities, ``rerank`` lets the scorers put the generator's
+    best into order, ``ensemble`` takes the weighted mean of probabilities."""
+    shrinkage: float | None = None
+    """How strongly a relation's weight is drawn to the common one; None: chosen from `SHRINKAGES`
+    by cross-validation within valid. Only with fused."""
+    folds: int = 5
+    """Of the cross-validation; both questions of a fact are in the same fold."""
+    candidates: int = 128
+    """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`)."""
+    depth: int = 10
+    """How many of the generator's answers are put into order; only with rerank."""
+
+    def __post_init__(self) -> None:
+        if self.shrinkage is not None and not 0 <= self.shrinkage < np.inf:
+            raise InputError(f"--shrinkage is {self.shrinkage}; give 0 or more.")
+        if self.folds < 2:
+            raise InputError(f"--folds is {self.folds}; give 2 or more.")
+        for name in ("candidates", "depth"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}; give 1 or more.")
+
+
+def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
+    """Fuse a generator with scorers, and evaluate the fusion on valid and on test.
+
+    Args:
+        run: The generator's run folder.
+        scorers: The scorers' run folders.
+        out: The folder to write; an earlier fusion there is replaced.
+        config: How.
+
+    Returns:
+        The result on test.
+
+    Raises:
+        InputError: A folder is no run of the kind that is needed, the runs are of different
+            graphs, or ``out`` holds something else.
+    """
+    if out.exists() and any(out.iterdir()) and run_kind(out) != "fusion":
+        raise InputError(f"{out} holds a run that is no fusion; choose another --out.")
+    for path, kind in ((run, "generator"), *((path, "scorer") for path in scorers)):
+        _refuse_kind(path, kind)
+    opened = open_run(run)
+    generator = opened.system
+    assert isinstance(generator, Generator)  # by its kind
+    graph = generator.graph
+    voices = tuple(_voice(path, label, graph) for path, label in zip(
+        scorers, _labels(scorers), strict=True))
+    parts = [Part(label, os.path.relpath(path, out), weights_hash(path)) for label, path in
+             zip(["generator", *(voice.label for voice in voices)], [run, *scorers], strict=True)]
+    fusion = Fusion(config.method, parts[0], tuple(parts[1:]),
+                    config.depth if config.method == "rerank" else None)
+    weights, facts = _fit(generator, voices, config)
+    shutil.rmtree(out / "results", ignore_errors=True)
+    save_fusion(out, fusion, weights, torch.stack([voice.places for voice in voices]))
+    write_result(out / "training.json", {
+        "system": " + ".join(["generator", *(voice.label for voice in voices)]),
+        "method": config.method, "parts": [asdict(part) for part in parts], **facts})
+    evaluate_run(out, "valid")
+    result = evaluate_run(out, "test")
+    both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
+    return Answer(result, f"Test: filtered MRR {both:.4f} (tail {tail:.4f}, head {head:.4f}), "
+                          f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {out}.")
+
+
+def _refuse_kind(path: Path, wanted: str) -> None:
+    kind = run_kind(path)
+    if kind == "fusion":
+        raise InputError(f"{path} is a fusion itself; give the runs that it is made of.")
+    if kind != wanted:
+        raise InputError(f"{path} is the run of a {kind}, where that of a {wanted} is needed; give "
+                         "the generator's run first, then those of the scorers.")
+
+
+def _labels(scorers: Sequence[Path]) -> list[str]:
+    """The scorers' titles; with the folder's name where two have the same."""
+    from kgc_seq2seq.config import read_yaml
+    from kgc_seq2seq.scorers.scorer import scorer_class
+
+    titles = [scorer_class(str(read_yaml(path / "config.yaml")["scorer"])).title
+              for path in scorers]
+    counts = Counter(titles)
+    labels = [title if counts[title] == 1 else f"{title} ({path.name})"
+              for title, path in zip(titles, scorers, strict=True)]
+    if len(set(labels)) < len(labels):
+        raise InputError("Two scorers are of the same kind and their folders of the same name; "
+                         "give each once, or rename a folder.")
+    return labels
+
+
+def _voice(path: Path, label: str, graph: KnowledgeGraph) -> Voice:
+    """A scorer's voice on ``graph``, of which it may lack some entities.
+
+    Raises:
+        InputError: It was trained on another graph, or on facts that are to be answered here.
+    """
+    system = open_run(path).system
+    assert isinstance(system, Dense)  # by its kind
+    theirs = system.graph
+    if theirs.fingerprint != graph.fingerprint:
+        place = {key: number for number, key in enumerate(graph.entity_ids)}
+        numbers = np.array([place.get(key, -1) for key in theirs.entity_ids], np.int64)
+        if tuple(theirs.relation_ids) != tuple(graph.relation_ids) or (numbers < 0).any():
+            raise InputError(f"The scorer in {path} was trained on {theirs.name}, which is another "
+                             f"graph than the generator's, {graph.name}; train it on this one.")
+        train = theirs.train.copy()
+        train[:, [0, 2]] = numbers[train[:, [0, 2]]]
+        asked = np.concatenate([graph.valid, graph.test])
+        leaks = int(_contained(train, asked, graph).sum())
+        if leaks:
+            raise InputError(f"The scorer in {path} was trained on {leaks} facts of valid or test "
+                             f"of {graph.name}; train it on the splits of the generator.")
+    return Voice.of(label, system.voice.scorer, graph, theirs)
+
+
+def _contained(rows: Ints, others: Ints, graph: KnowledgeGraph) -> np.ndarray[Any, Any]:
+    def keys(triples: Ints) -> np.ndarray[Any, Any]:
+        return graph.query_keys(triples[:, 0], triples[:, 1]) * graph.num_entities + triples[:, 2]
+
+    return np.isin(keys(rows), keys(others))
+
+
+def _fit(
+    generator: Generator, voices: tuple[Voice, ...], config: FuseConfig
+) -> tuple[Tensor, dict[str, Any]]:
+    """The weights, and what the protocol says of them."""
+    graph = generator.graph
+    if config.method == "rerank":
+        return torch.zeros(0), {"depth": config.depth, "weights_fitted_on": None}
+    if config.method == "ensemble":
+        weights = fit_mixture(_answers(generator, voices))
+        labels = ["generator", *(voice.label for voice in voices)]
+        return weights, {"weights_fitted_on": "valid", "normalised_by": "softmax",
+                         "weights": dict(zip(labels, weights.tolist(), strict=True))}
+    parts = 1 + len(voices)
+    whole = 2 * len(graph.valid) * graph.num_entities * parts <= AT_ONCE
+    known = gather(generator, voices, graph.valid, None if whole else config.candidates)
+    count = 2 * graph.num_relations
+    shrinkage, tried = config.shrinkage, dict[float, float]()
+    if shrinkage is None:
+        tried = choose_shrinkage(known, count, _folds(known, config.folds), SHRINKAGES)
+        shrinkage = max(tried, key=lambda value: tried[value])
+    weights = fit_weights(known, count, shrinkage)
+    return weights, {
+        "weights_fitted_on": "valid",
+        "weights_fitted_over": "all entities" if whole
+        else f"the answer and the {config.candidates} best of each part",
+        "shrinkage": shrinkage,
+        "shrinkage_chosen_by": None if not tried else
+        {"cross_validation_folds_of_valid": config.folds,
+         "held_out_log_likelihood": {str(key): round(value, 5) for key, value in tried.items()}},
+        "weights": {voice.label: _by_relation(graph, row.tolist())
+                    for voice, row in zip(voices, weights, strict=True)}}
+
+
+def _folds(known: Candidates, count: int) -> Tensor:
+    """The fold of each question; both questions of a fact share one."""
+    facts = len(known.gold) // 2
+    fold = torch.from_numpy(np.random.default_rng(0).permutation(facts) % count)
+    return fold.repeat(2).to(known.gold.device)
+
+
+def _answers(generator: Generator, voices: tuple[Voice, ...]) -> Tensor:
+    """Probabilities of the answers of valid by every part, [1 + S, 2n]."""
+    questions = generator.graph.queries(generator.graph.valid)
+    found = []
+    for start in range(0, len(questions), MIXED_AT_ONCE):
+        part = questions[start : start + MIXED_AT_ONCE]
+        gold = torch.from_numpy(part[:, 2].astype(np.int64)).to(generator.device)
+        tables = log_softmaxes(generator, voices, part[:, :2])
+        found.append(tables[:, torch.arange(len(gold)), gold].exp())
+    return torch.cat(found, 1)
+
+
+def _by_relation(graph: KnowledgeGraph, weights: Sequence[float]) -> dict[str, dict[str, float]]:
+    count = graph.num_relations
+    return {key: {"tail": round(weights[number], 4), "head": round(weights[number + count], 4)}
+            for number, key in enumerate(graph.relation_ids)}

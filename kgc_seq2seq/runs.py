@@ -1,0 +1,242 @@
+"""Opens the folder of a run, of whatever kind its ``config.yaml`` says it is.
+
+A generator's has the keys of `config.RunConfig`, a scorer's says ``scorer:``, a fusion's ``fusion:``.
+A fusion holds its weights alone: it refers to its parts by relative paths, and to their weights by
+hashes, so that it moves with them and never answers with other parts than those it was fitted to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from caption_cache.captions import read_captions
+from caption_cache.disk import replacing
+from caption_cache.errors import InputError
+from kgc_seq2seq.config import RunConfig, read_yaml
+from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
+from kgc_seq2seq.decoding.trie import EntityTrie
+from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.scorers.prior import Voice
+from kgc_seq2seq.scorers.scorer import EntityScorer
+from kgc_seq2seq.systems.dense import Dense
+from kgc_seq2seq.systems.ensemble import Ensemble
+from kgc_seq2seq.systems.fused import Fused
+from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.systems.rerank import Rerank
+from kgc_seq2seq.systems.system import System
+from kgc_seq2seq.text.verbalizer import Verbalizer
+from kgc_seq2seq.training.model import load_model, load_tokenizer
+
+Kind = Literal["generator", "scorer", "fusion"]
+Method = Literal["fused", "rerank", "ensemble"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened."""
+
+    kind: Kind
+    """What it is a run of."""
+    dataset: Path
+    """The folder of its data set."""
+    captions: Mapping[str, str]
+    """What its generator reads, by entity id."""
+    system: System
+    """What answers."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run that a fusion is made of."""
+
+    label: str
+    """What explanations and results call it."""
+    run: str
+    """Its folder, relative to that of the fusion."""
+    sha256: str
+    """Of its weights; see `weights_hash`."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What is in the ``config.yaml`` of a fusion."""
+
+    fusion: Method
+    """How the parts are combined."""
+    generator: Part
+    """The generator."""
+    scorers: tuple[Part, ...]
+    """The scorers, at least one."""
+    depth: int | None = None
+    """How many of the generator's answers are put into order; only with rerank."""
+
+
+def run_kind(run: Path) -> Kind:
+    """What a folder is a run of.
+
+    Raises:
+        InputError: It is no run folder.
+    """
+    if not (run / "config.yaml").is_file():
+        raise InputError(f"{run} is not the folder of a run: it has no config.yaml; give the "
+                         "folder that training or 'kgc fuse' wrote.")
+    keys = read_yaml(run / "config.yaml")
+    return "fusion" if "fusion" in keys else "scorer" if "scorer" in keys else "generator"
+
+
+def open_run(run: Path) -> Run:
+    """Open a run folder of any kind, on a GPU if there is one.
+
+    Raises:
+        InputError: It is no run folder, its training has not got as far as a model, or its data
+            set or a part of it has gone or changed.
+    """
+    kind = run_kind(run)
+    if kind == "fusion":
+        return _open_fusion(run)
+    if not (run / "model").is_dir():
+        raise InputError(f"{run} has no model yet; go on with its training until the first "
+                         "validation.")
+    return _open_scorer(run) if kind == "scorer" else _open_generator(run)
+
+
+def _open_generator(run: Path) -> Run:
+    config = RunConfig.load(run / "config.yaml")
+    dataset = run / config.dataset
+    graph = read_graph(dataset)
+    tokenizer = load_tokenizer(run / "tokenizer")
+    model = load_model(run / "model")
+    captions = load_captions(dataset, config)
+    verbalizer = Verbalizer(graph, captions, tokenizer, config.input, config.seed)
+    trie = EntityTrie.load(run / "trie.safetensors")
+    if not np.array_equal(EntityTrie.build(*verbalizer.names()).tokens, trie.tokens):
+        raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
+                         "put the data set back, or train again.")
+    model.to(_device()).eval()  # type: ignore[arg-type]
+    return Run("generator", dataset, captions,
+               Generator(verbalizer, ExactSearch(TreeDecoder(model), trie)))
+
+
+def _open_scorer(run: Path) -> Run:
+    dataset = run / str(read_yaml(run / "config.yaml")["dataset"])
+    graph = read_graph(dataset)
+    scorer = EntityScorer.from_pretrained(run / "model", graph)
+    return Run("scorer", dataset, {}, Dense.of(scorer, graph, _device()))
+
+
+def _open_fusion(run: Path) -> Run:
+    config = read_fusion(run)
+    for part in (config.generator, *config.scorers):
+        if weights_hash(run / part.run) != part.sha256:
+            raise InputError(f"The model of {run / part.run} is not the one that {run} was fitted "
+                             "to; put it back, or fuse again.")
+    opened = _open_generator(run / config.generator.run)
+    generator = opened.system
+    assert isinstance(generator, Generator)
+    try:
+        tensors = load_file(run / "fusion.safetensors")
+        weights, places = tensors["weights"], tensors["places"]
+    except Exception as error:  # safetensors and the disk each have their own
+        raise InputError(f"{run / 'fusion.safetensors'} cannot be read ({error}); fuse "
+                         "again.") from None
+    if places.shape != (len(config.scorers), generator.graph.num_entities):
+        raise InputError(f"{opened.dataset} has another number of entities than when {run} was "
+                         "made; put it back, or fuse again.")
+    voices = tuple(
+        Voice(part.label, EntityScorer.from_pretrained(run / part.run / "model").to(_device()),
+              rows.to(_device()))
+        for part, rows in zip(config.scorers, places, strict=True))
+    return replace(opened, kind="fusion", system=combined(config, generator, voices,
+                                                          weights.to(_device())))
+
+
+def combined(
+    config: Fusion, generator: Generator, voices: tuple[Voice, ...], weights: Tensor
+) -> System:
+    """The parts of a fusion together; of what `save_fusion` gets."""
+    if config.fusion == "fused":
+        return Fused(generator, voices, weights)
+    if config.fusion == "ensemble":
+        return Ensemble(generator, voices, weights)
+    assert config.depth is not None  # read_fusion has seen to it
+    return Rerank(generator, voices, config.depth)
+
+
+def save_fusion(
+    run: Path, config: Fusion, weights: Tensor, places: Tensor
+) -> None:
+    """Write the folder of a fusion.
+
+    Args:
+        run: The folder.
+        config: The parts.
+        weights: λ, float32 [S, 2R], with fused; w, [1 + S], with ensemble; not read otherwise.
+        places: Of each scorer as in `Voice.places`, int64 [S, N].
+    """
+    with replacing(run / "fusion.safetensors") as aside:
+        save_file({"weights": weights.cpu().contiguous(), "places": places.cpu().contiguous()},
+                  aside)
+    values = asdict(config) | {"scorers": [asdict(part) for part in config.scorers]}
+    with replacing(run / "config.yaml") as aside:
+        aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def read_fusion(run: Path) -> Fusion:
+    """The ``config.yaml`` of a fusion.
+
+    Raises:
+        InputError: It cannot be read, or is not what `save_fusion` wrote.
+    """
+    values: dict[str, Any] = read_yaml(run / "config.yaml")
+    try:
+        config = Fusion(values["fusion"], Part(**values["generator"]),
+                        tuple(Part(**part) for part in values["scorers"]), values["depth"])
+        if config.fusion not in get_args(Method) or not config.scorers or (
+                (config.fusion == "rerank") != isinstance(config.depth, int)):
+            raise ValueError(f"fusion: {config.fusion}, depth: {config.depth}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run / 'config.yaml'} describes no fusion ({error!r}); fuse "
+                         "again.") from None
+    return config
+
+
+def weights_hash(run: Path) -> str:
+    """SHA-256 over the weights of a run of a generator or a scorer.
+
+    Raises:
+        InputError: The run has gone, or has no model.
+    """
+    files = sorted((run / "model").glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{run} has no model; put the run back where it was, or fuse again.")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load_captions(dataset: Path, config: RunConfig) -> dict[str, str]:
+    """The captions that a generator reads, by entity id; empty when it reads none.
+
+    Raises:
+        InputError: It reads captions, and there are none.
+    """
+    if not config.input.captions:
+        return {}
+    return read_captions(dataset, config.caption_source).texts
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,91 @@
+"""What the weights of a fusion are fitted to: questions whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgc_seq2seq.decoding.best_first import top_k
+from kgc_seq2seq.decoding.nodes import Allowed
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.scorers.prior import Candidates, Voice
+from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.systems.system import Longs, as_tensors
+
+
+def gather(
+    generator: Generator, voices: Sequence[Voice], triples: Ints, best: int | None = None
+) -> Candidates:
+    """Both questions of triples, with the exact log-probabilities of their candidates.
+
+    Args:
+        generator: Gives the names' probabilities.
+        voices: S scorers.
+        triples: int32 [n, 3].
+        best: The candidates are the answer and each part's so many best; None: all entities.
+            Either way, other known answers are none.
+
+    Returns:
+        Of 2n questions: of all tail queries in the order of ``triples``, then of all head queries.
+    """
+    questions = generator.graph.queries(triples)
+    order = np.lexsort(questions.T[::-1])  # equal queries side by side, scorers' relations together
+    parts = [_gather(generator, voices, questions[order[start : start + QUERIES_AT_ONCE]], best)
+             for start in range(0, len(order), QUERIES_AT_ONCE)]
+    width = max(part.names.shape[1] for part in parts)
+    whole = Candidates(
+        torch.cat([_widen(part.names, width, -torch.inf) for part in parts]),
+        torch.cat([_widen(part.scores, width, 0.0) for part in parts], 1),
+        torch.cat([part.gold for part in parts]), torch.cat([part.relations for part in parts]))
+    return whole[torch.from_numpy(np.argsort(order)).to(whole.gold.device)]
+
+
+def _gather(
+    generator: Generator, voices: Sequence[Voice], questions: Ints, best: int | None
+) -> Candidates:
+    search, graph, device = generator.search, generator.graph, generator.device
+    queries, gold = questions[:, :2], torch.from_numpy(questions[:, 2].astype(np.int64)).to(device)
+    heads, relations = as_tensors(queries, device)
+    encoded = encode_queries(search, generator.verbalizer, queries)
+    tables = torch.stack([voice.log_softmax(heads, relations) for voice in voices])
+    owner, known = (torch.from_numpy(column.astype(np.int64)).to(device) for column in
+                    graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1])))
+    may = torch.ones(tables.shape[1:], dtype=torch.bool, device=device)
+    may[owner, known] = False
+    rows = torch.arange(len(gold), device=device)
+    if best is not None:
+        count = min(best, int(may.sum(1).min()))
+        chosen = torch.zeros_like(may)
+        if count:
+            allowed = Allowed.without(search.nodes, owner, known)
+            chosen.scatter_(1, top_k(search, encoded, count, allowed=allowed).entities, True)
+            for table in tables:
+                chosen.scatter_(1, table.masked_fill(~may, -torch.inf).topk(count, 1).indices, True)
+        may &= chosen
+    may[rows, gold] = True
+    owner, entity = may.nonzero().unbind(1)
+    found = search.sweep(encoded, torch.full((len(gold),), -torch.inf, device=device),
+                         allowed=Allowed.only(search.nodes, owner, entity))
+    names = torch.full(may.shape, -torch.inf, device=device)
+    names[_longs(found.queries, device), _longs(found.entities, device)] = torch.from_numpy(
+        found.scores).to(device)
+    # A row a question, its candidates in its first columns.
+    column = (may.cumsum(1) - 1)[owner, entity]
+    width = int(may.sum(1).max())
+    packed = torch.full((len(gold), width), -torch.inf, device=device)
+    packed[owner, column] = names[owner, entity]
+    scores = torch.zeros(len(tables), len(gold), width, device=device)
+    scores[:, owner, column] = tables[:, owner, entity]
+    return Candidates(packed, scores, (may.cumsum(1) - 1)[rows, gold], relations)
+
+
+def _widen(table: Tensor, width: int, fill: float) -> Tensor:
+    return torch.nn.functional.pad(table, (0, width - table.shape[-1]), value=fill)
+
+
+def _longs(numbers: Longs, device: torch.device) -> Tensor:
+    return torch.from_numpy(numbers).to(device)

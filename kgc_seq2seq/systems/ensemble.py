@@ -1,0 +1,100 @@
+"""An ensemble: the mean of probabilities, every part's own normalised over all entities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from kgc_seq2seq.evaluation.dense import Scores, rank_on_processes
+from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries
+from kgc_seq2seq.evaluation.ranks import Ranks
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.prior import Voice
+from kgc_seq2seq.systems.dense import refuse_ranker
+from kgc_seq2seq.systems.generator import NAME, Generator
+from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """A `System`: ``Σ_p w_p · softmax_p(e)`` over the generator and the scorers.
+
+    The names of the whole catalogue are scored for every query: exact, and slow where it is large.
+    """
+
+    generator: Generator
+    """The first part."""
+    voices: tuple[Voice, ...]
+    """The others, S of them."""
+    weights: Tensor
+    """w, float32 [1 + S], at least 0 and together 1."""
+
+    @property
+    def graph(self) -> KnowledgeGraph:
+        """The graph."""
+        return self.generator.graph
+
+    def rank(
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+    ) -> Ranks:
+        """As `System.rank`."""
+        refuse_ranker(ranker)
+
+        def score(queries: Ints) -> Scores:
+            scores: Scores = self._mixed(queries).cpu().numpy()
+            return scores
+
+        return rank_on_processes(self.graph, triples, score, accelerator)
+
+    def best(self, queries: Ints, k: int) -> Best:
+        """As `System.best`."""
+        return Best.of_table(self._mixed(queries), k)
+
+    def contributions(self, queries: Ints, entities: Longs) -> dict[str, Floats]:
+        """The terms of the mean: probabilities, not logarithms."""
+        chosen = torch.from_numpy(entities).to(self.generator.device)
+        labels = [NAME, *(voice.label for voice in self.voices)]
+        return {label: (weight * part.exp().gather(1, chosen)).double().cpu().numpy()
+                for label, weight, part in zip(
+                    labels, self.weights, log_softmaxes(self.generator, self.voices, queries),
+                    strict=True)}
+
+    def _mixed(self, queries: Ints) -> Tensor:
+        parts = log_softmaxes(self.generator, self.voices, queries)
+        return (parts + self.weights.log()[:, None, None]).logsumexp(0)
+
+
+def log_softmaxes(generator: Generator, voices: tuple[Voice, ...], queries: Ints) -> Tensor:
+    """Log-probabilities of all entities by the generator and by each scorer, [1 + S, Q, N]."""
+    names = generator.search.all_scores(
+        encode_queries(generator.search, generator.verbalizer, queries))
+    heads, relations = as_tensors(queries, generator.device)
+    return torch.stack([torch.from_numpy(names).to(heads.device).log_softmax(1),
+                        *(voice.log_softmax(heads, relations) for voice in voices)])
+
+
+def fit_mixture(answers: Tensor, tolerance: float = 1e-7) -> Tensor:
+    """The weights of the parts under which answers are most likely, by expectation maximisation.
+
+    Args:
+        answers: Probabilities of Q answers by P parts, [P, Q].
+        tolerance: Stop when the mean log-likelihood rises by less.
+
+    Returns:
+        float32 [P], together 1.
+    """
+    parts = answers.double()
+    weights = torch.full((len(parts), 1), 1 / len(parts), dtype=torch.float64,
+                         device=parts.device)
+    before = -torch.inf
+    while True:
+        mixed = (weights * parts).sum(0)
+        likelihood = float(mixed.log().mean())
+        if not likelihood - before > tolerance:
+            return weights[:, 0].float()
+        before = likelihood
+        weights = (weights * parts / mixed).mean(1, keepdim=True)

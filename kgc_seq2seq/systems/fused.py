@@ -1,0 +1,68 @@
+"""The fusion: ``log p(name of e) + Σ_s λ_sr · log softmax(scorer_s)(e)``, by the exact search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from kgc_seq2seq.decoding.nodes import Prior
+from kgc_seq2seq.evaluation.ranking import Ranker, rank_triples
+from kgc_seq2seq.evaluation.ranks import Ranks
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.prior import Voice, prior
+from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A `System`: the scorers are the search's admissible heuristic."""
+
+    generator: Generator
+    """Gives names their probability."""
+    voices: tuple[Voice, ...]
+    """S scorers."""
+    weights: Tensor
+    """λ, float32 [S, 2R]."""
+
+    @property
+    def graph(self) -> KnowledgeGraph:
+        """The graph."""
+        return self.generator.graph
+
+    def rank(
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+    ) -> Ranks:
+        """As `System.rank`."""
+        return rank_triples(self.generator.search, self.generator.verbalizer, triples,
+                            accelerator, ranker, self.prior)
+
+    def best(self, queries: Ints, k: int) -> Best:
+        """As `System.best`."""
+        values = self._values(queries)
+        # The largest value is taken out and added again: what is left lies within float's range.
+        largest = values.amax(1, keepdim=True)
+        heuristic = Prior.of(self.generator.search.nodes, values - largest)
+        found = Best.of_search(self.generator.most_probable(queries, k, heuristic))
+        return Best(found.entities, found.scores + largest.double().cpu().numpy(),
+                    found.probabilities, found.errors)
+
+    def contributions(self, queries: Ints, entities: Longs) -> dict[str, Floats]:
+        """The terms of the sum."""
+        heads, relations = as_tensors(queries, self.generator.device)
+        chosen = torch.from_numpy(entities).to(heads.device)
+        return self.generator.contributions(queries, entities) | {
+            voice.label: prior([voice], weight[None], heads, relations).gather(1, chosen)
+            .double().cpu().numpy()
+            for voice, weight in zip(self.voices, self.weights, strict=True)}
+
+    def prior(self, queries: Ints) -> Prior:
+        """What the scorers add, as the search takes it."""
+        return Prior.of(self.generator.search.nodes, self._values(queries))
+
+    def _values(self, queries: Ints) -> Tensor:
+        return prior(self.voices, self.weights, *as_tensors(queries, self.generator.device))

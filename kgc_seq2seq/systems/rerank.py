@@ -1,0 +1,121 @@
+"""Reranking: scorers put the generator's best answers into another order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from kgc_seq2seq.decoding.best_first import top_k
+from kgc_seq2seq.decoding.nodes import Allowed
+from kgc_seq2seq.evaluation.ranking import (
+    QUERIES_AT_ONCE,
+    TOLERANCE,
+    Ranker,
+    encode_queries,
+)
+from kgc_seq2seq.evaluation.ranks import Ranks
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.prior import Voice, prior
+from kgc_seq2seq.systems.dense import refuse_ranker
+from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Rerank:
+    """A `System`: the generator's exact ``depth`` best, ordered by ``Σ_s log softmax(scorer_s)``.
+
+    What lies deeper keeps the generator's order. The generator's probability of the best together
+    is shared out among them by the softmax of the sum.
+    """
+
+    generator: Generator
+    """Finds the best."""
+    voices: tuple[Voice, ...]
+    """The scorers, of equal weight."""
+    depth: int
+    """How many are put into order."""
+
+    @property
+    def graph(self) -> KnowledgeGraph:
+        """The graph."""
+        return self.generator.graph
+
+    def rank(
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+    ) -> Ranks:
+        """As `System.rank`: an answer that is not among the best keeps the generator's rank.
+
+        Known answers are no candidates: they take no place among the best.
+        """
+        refuse_ranker(ranker)
+        kept = self.generator.rank(triples, accelerator)
+        questions = self.graph.queries(triples)
+        better, tied = kept.better.copy(), kept.tied.copy()
+        inside = np.flatnonzero(better < self.depth)
+        keys = self.graph.query_keys(questions[:, 0], questions[:, 1])
+        others = self.graph.num_entities - self.graph.known_answers.spans(keys)[1]
+        rivals = np.minimum(self.depth - 1, others)
+        moved = np.zeros((2, len(questions)), np.int64)
+        mine = inside[accelerator.process_index :: accelerator.num_processes]
+        for count in np.unique(rivals[mine][rivals[mine] > 0]).tolist():
+            alike = mine[rivals[mine] == count]
+            for start in range(0, len(alike), QUERIES_AT_ONCE):
+                rows = alike[start : start + QUERIES_AT_ONCE]
+                moved[:, rows] = self._among(questions[rows], count)
+        counts = accelerator.reduce(torch.from_numpy(moved).to(accelerator.device)).cpu().numpy()
+        better[inside], tied[inside] = counts[:, inside]
+        return Ranks(better, tied)
+
+    def best(self, queries: Ints, k: int) -> Best:
+        """As `System.best`."""
+        depth = min(self.depth, self.graph.num_entities)
+        found = Best.of_search(self.generator.most_probable(queries, max(k, depth)))
+        entities, shares, errors = found.entities, found.probabilities, found.errors
+        scores = found.scores + np.log(shares[:, :1]) - found.scores[:, :1]  # log probabilities
+        chosen = torch.from_numpy(entities[:, :depth]).to(self.generator.device)
+        order = self._sums(queries).gather(1, chosen).double().log_softmax(1).sort(
+            1, descending=True, stable=True)
+        place, share = order.indices.cpu().numpy(), order.values.cpu().numpy()
+        entities[:, :depth] = np.take_along_axis(entities[:, :depth], place, 1)
+        together = shares[:, :depth].sum(1, keepdims=True)
+        scores[:, :depth] = np.log(together) + share
+        shares[:, :depth] = together * np.exp(share)
+        errors[:, :depth] = errors[:, :depth].sum(1, keepdims=True) * np.exp(share)
+        return Best(entities[:, :k], scores[:, :k], shares[:, :k], errors[:, :k])
+
+    def contributions(self, queries: Ints, entities: Longs) -> dict[str, Floats]:
+        """The generator's log-probability, and each scorer's."""
+        chosen = torch.from_numpy(entities).to(self.generator.device)
+        return self.generator.contributions(queries, entities) | {
+            voice.label: voice.log_softmax(*as_tensors(queries, chosen.device)).gather(1, chosen)
+            .double().cpu().numpy() for voice in self.voices}
+
+    def _among(self, questions: Ints, count: int) -> tuple[Longs, Longs]:
+        """Better and tied of an answer's ``count`` best rivals, for questions, int32 [G, 3]."""
+        generator, graph = self.generator, self.graph
+        queries = questions[:, :2]
+        owner, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
+        sums = self._sums(queries)
+        own = sums.gather(1, _columns(questions[:, 2:], sums.device))
+        allowed = Allowed.without(generator.search.nodes, *(
+            _columns(column, sums.device) for column in (owner, known)))
+        rivals = top_k(generator.search, encode_queries(
+            generator.search, generator.verbalizer, queries), count, allowed=allowed).entities
+        gap = sums.gather(1, rivals) - own
+        margin = TOLERANCE * own.abs().clamp(min=1)
+        return ((gap > margin).sum(1).cpu().numpy(), (gap.abs() <= margin).sum(1).cpu().numpy())
+
+    def _sums(self, queries: Ints) -> Tensor:
+        heads, relations = as_tensors(queries, self.generator.device)
+        ones = torch.ones(len(self.voices), 2 * self.graph.num_relations, device=heads.device)
+        return prior(self.voices, ones, heads, relations)
+
+
+def _columns(numbers: Ints | Longs, device: torch.device) -> Tensor:
+    return torch.from_numpy(numbers.astype(np.int64)).to(device)
