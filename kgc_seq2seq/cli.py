@@ -87,6 +87,9 @@ def _parser() -> Parser:
     predict.add_argument("--queries", type=Path, metavar="FILE", help=(
         'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}'
     ))
+    predict.add_argument("--explain", action="store_true", help=(
+        "say what each part of a fusion has in an answer's score, and what structure, image and "
+        "text weigh in a scorer"))
     _add_features(parser)
     add_fuse(parser)
     report = parser.add_command("report", _report, "write report.html into a run folder")
@@ -311,9 +314,18 @@ def _predict(options: Namespace) -> Answer:
     from kgc_seq2seq.completer import Completer
 
     queries = _queries(options)
-    answers = Completer.from_pretrained(options.run).complete_many(queries, options.k)
+    completer = Completer.from_pretrained(options.run)
+    answers = completer.complete_many(queries, options.k)
     data = [_answers_data(query, found) for query, found in zip(queries, answers, strict=True)]
-    text = "\n\n".join(map(_answers_text, queries, answers))
+    texts = list(map(_answers_text, queries, answers))
+    if options.explain:
+        from kgc_seq2seq.explain import explain_parts
+
+        for entry, place, found in zip(data, range(len(texts)), explain_parts(
+                completer, queries, answers), strict=True):
+            entry.update(found.data)
+            texts[place] += "\n" + found.text
+    text = "\n\n".join(texts)
     return Answer(data if options.queries else data[0], text)
 
 

@@ -13,6 +13,10 @@ import numpy as np
 from caption_cache.errors import InputError
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.runs import open_run
+from kgc_seq2seq.systems.ensemble import Ensemble
+from kgc_seq2seq.systems.fused import Fused
+from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.systems.rerank import Rerank
 from kgc_seq2seq.systems.system import System
 
 Direction = Literal["tail", "head"]
@@ -97,6 +101,20 @@ class Completer:
                     known=entity in right,
                 ) for entity, score, probability, error in zip(*row, strict=True)])
         return answers
+
+    @property
+    def generator(self) -> Generator:
+        """The generator, alone or within a fusion.
+
+        Raises:
+            InputError: It is the run of a scorer, which writes no names.
+        """
+        if isinstance(self.system, Generator):
+            return self.system
+        if isinstance(self.system, Fused | Rerank | Ensemble):
+            return self.system.generator
+        raise InputError("This is the run of a scorer, where a generator is needed; give the run "
+                         "of a generator or of a fusion.")
 
     def resolve(self, query: Query) -> tuple[int, int]:
         """The entity and the relation in ``0 … 2R - 1`` that a query means.

@@ -1,8 +1,9 @@
 """Opens the folder of a run, of whatever kind its ``config.yaml`` says it is.
 
-A generator's has the keys of `config.RunConfig`, a scorer's says ``scorer:``, a fusion's ``fusion:``.
-A fusion holds its weights alone: it refers to its parts by relative paths, and to their weights by
-hashes, so that it moves with them and never answers with other parts than those it was fitted to.
+A generator's has the keys of `config.RunConfig`, a scorer's says ``scorer:``, a fusion's
+``fusion:``. A fusion holds its own weights alone: it refers to its parts by relative paths, so that
+it moves together with them, and to their weights by hashes, so that it never answers with other
+parts than those it was fitted to.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def build(count: int) -> dict[str, Any]:
 def answers(run: Path, *, quick: bool) -> dict[str, Any]:
     """Ranks and best answers of test queries of a trained run: positions and seconds."""
     completer = Completer.from_pretrained(run)
-    search, graph = completer.search, completer.graph
+    search, graph = completer.generator.search, completer.graph
     questions = graph.queries(graph.test)
     if quick:
         questions = questions[:: len(questions) // 60]
@@ -226,7 +226,7 @@ def answers(run: Path, *, quick: bool) -> dict[str, Any]:
         search.positions = 0
         start = time.perf_counter()
         for part in parts:
-            act(encode_queries(search, completer.verbalizer, part[:, :2]), part)
+            act(encode_queries(search, completer.generator.verbalizer, part[:, :2]), part)
         return {"seconds": round(time.perf_counter() - start, 2), "positions": search.positions,
                 "share_of_inner_nodes": round(
                     search.positions / (inner * len(questions)), 4)}
@@ -262,12 +262,12 @@ def answers(run: Path, *, quick: bool) -> dict[str, Any]:
              "one_pass_per_candidate": run_over(one_by_one) if quick else None}
     # The curve: what an exact rank costs by the gold's rank.
     for part in parts:
-        encoded = encode_queries(search, completer.verbalizer, part[:, :2])
+        encoded = encode_queries(search, completer.generator.verbalizer, part[:, :2])
         query, _, own, margin = gold(encoded, part)
         scores = search.all_scores(encoded)
         rank_of.extend((scores > own.numpy()[:, None] + margin.numpy()[:, None]).sum(1) + 1)
         for row in query.tolist():
-            one = encode_queries(search, completer.verbalizer, part[row : row + 1, :2])
+            one = encode_queries(search, completer.generator.verbalizer, part[row : row + 1, :2])
             search.positions = 0
             search.sweep(one, own[row : row + 1] - margin[row : row + 1])
             spent.append(search.positions / inner)

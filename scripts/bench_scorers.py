@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from kgc_seq2seq.evaluation.dense import rank_with_scorer
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.lbmkgc import Lbmkgc, LbmkgcConfig
 from kgc_seq2seq.scorers.scorer import Vocabulary

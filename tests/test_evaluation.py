@@ -116,11 +116,11 @@ def test_sampling_follows_the_published_rules(
         optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=10),
         training=TrainingConfig(steps=300, batch_size=8, validate_every=300)))
     completer = Completer.from_pretrained(tmp_path / "run")
-    graph = completer.graph
+    graph, generator = completer.graph, completer.generator
     some = graph.train[graph.train[:, 1] == 1]
 
     def ranks(samples: int, seed: int = 0) -> np.ndarray:
-        found = rank_triples(completer.search, completer.verbalizer, some, accelerator,
+        found = rank_triples(generator.search, generator.verbalizer, some, accelerator,
                              SampledRanks(samples, seed=seed))
         assert found.open is None  # neither certain nor within a bracket
         return found.optimistic
@@ -129,7 +129,7 @@ def test_sampling_follows_the_published_rules(
     assert few.tolist() == ranks(3).tolist()
     assert few.tolist() != ranks(3, seed=1).tolist()
     assert few.max() == graph.num_entities  # never drawn
-    exact = rank_triples(completer.search, completer.verbalizer, some, accelerator).optimistic
+    exact = rank_triples(generator.search, generator.verbalizer, some, accelerator).optimistic
     many = ranks(500)
     drawn = many < graph.num_entities
     assert drawn.sum() > len(some)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.evaluation.dense import rank_with_scorer
 from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.corruption import Corruptions

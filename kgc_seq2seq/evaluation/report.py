@@ -49,7 +49,7 @@ def write_report(
     Args:
         path: The HTML file.
         result: On test, as `results.summarize` and `results.protocol` give it.
-        history: The lines of ``metrics.jsonl``.
+        history: The lines of ``metrics.jsonl``; none for a fusion.
         relation_names: Names by id.
         examples: Queries for the gallery.
     """
@@ -57,9 +57,9 @@ def write_report(
     both = result["both"]
     body = f"""
 <h1>{escape(stamp["dataset"])}</h1>
-<p class="lead">Given a head and a relation the model writes the tail's name, and the other way
-round. The right answer stands at rank 1 in <b>{both["hits@1"]:.0%}</b> of the test queries and
-among the first ten in <b>{both["hits@10"]:.0%}</b>; the filtered MRR is
+<p class="lead">Given a head and a relation the model finds the tail, and the other way round. The
+right answer stands at rank 1 in <b>{both["hits@1"]:.0%}</b> of the test queries and among the
+first ten in <b>{both["hits@10"]:.0%}</b>; the filtered MRR is
 <b>{both["mrr"]:.3f}</b>. All ranks are exact: every one of the {stamp["candidates"]:,} entities
 is a candidate, facts already known are left out, ties count with their mean rank.</p>
 {_metrics_table(result)}
@@ -67,10 +67,7 @@ is a candidate, facts already known are left out, ties count with their mean ran
 <p>MRR on test by relation and by the end that is asked for; the number of test facts in brackets.
 </p>
 <figure>{_relation_plot(result["by_relation"], relation_names)}</figure>
-<h2>How it learnt</h2>
-<p>Loss per target token on train, and filtered MRR on valid, by which the model was chosen
-(step {stamp["best_step"]:,} of {stamp["steps"]:,}).</p>
-<figure>{_curve_plot(history)}</figure>
+{_learning(stamp, history)}
 <h2>Test queries, looked at one by one</h2>
 <p>The first test facts of each relation whose head has a picture. Other answers known to be right
 are left out; <span class="gold">✓</span> marks the right one.</p>
@@ -85,6 +82,16 @@ are left out; <span class="gold">✓</span> marks the right one.</p>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>{_STYLE}</style></head><body><main>{body}</main></body></html>
 """, "utf-8")
+
+
+def _learning(stamp: dict[str, Any], history: Sequence[dict[str, float]]) -> str:
+    """The learning curve; a fusion has none."""
+    if not history:
+        return ""
+    return f"""<h2>How it learnt</h2>
+<p>Loss on train, and filtered MRR on valid, by which the model was chosen
+(step {stamp["best_step"]:,} of {stamp["steps"]:,}).</p>
+<figure>{_curve_plot(history)}</figure>"""
 
 
 def _plain(value: Any) -> str:

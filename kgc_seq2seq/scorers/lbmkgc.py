@@ -115,15 +115,10 @@ class Lbmkgc(RotationScorer):
         parts = [] if structure is None else [structure]
         if not config.modalities:
             return tuple(parts)
-        projected = torch.stack([self.project(modality, rows) for modality in config.modalities])
-        present = torch.stack([pick(self.vectors(modality).mask, rows)
-                               for modality in config.modalities])
-        logits = (self.attention(projected.tanh())[..., 0]
-                  if config.guided and len(config.modalities) > 1
-                  else torch.zeros_like(projected[..., 0]))
-        weighted = projected * masked_softmax(logits, present)[..., None]  # [M, N, 2d]
+        projected, omega = self._mixture(rows)
+        weighted = projected * omega[..., None]  # [M, N, 2d]
         if structure is not None:
-            alone = ~present.any(dim=0)[:, None]
+            alone = (omega == 0).all(dim=0)[:, None]
             weighted = torch.where(alone, structure / len(weighted), weighted)
         parts += weighted.unbind() if config.relation_weights else [weighted.sum(0)]
         return tuple(parts)
@@ -139,6 +134,35 @@ class Lbmkgc(RotationScorer):
         gate = self.gate(relations).sigmoid() if config.guided else modal / (
             1 + len(config.modalities))
         return torch.cat([gate, (1 - gate) * modal], 1)
+
+    def modality_weights(self, heads: Tensor, relations: Tensor) -> dict[str, Tensor] | None:
+        """``g_r`` of structure and ``(1 - g_r) ω_m`` of each modality.
+
+        An entity without any modality is its structure alone.
+        """
+        config = self.config
+        shares = self.shares(relations % len(self.vocabulary.relation_ids))
+        if not config.modalities:
+            return {"structure": shares[:, 0]}
+        structure, modal = shares.split(
+            [int(config.structure), shares.shape[1] - config.structure], 1)
+        omega = self._mixture(heads)[1].T
+        alone = (omega == 0).all(dim=1)
+        found = dict(zip(config.modalities, (modal * omega).unbind(1), strict=True))
+        if not config.structure:
+            return found
+        return {"structure": torch.where(alone, 1, structure[:, 0]), **found}
+
+    def _mixture(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The projected modalities, [M, N, 2d], and their ω, [M, N]; 0 where there is none."""
+        config = self.config
+        projected = torch.stack([self.project(modality, rows) for modality in config.modalities])
+        present = torch.stack([pick(self.vectors(modality).mask, rows)
+                               for modality in config.modalities])
+        logits = (self.attention(projected.tanh())[..., 0]
+                  if config.guided and len(config.modalities) > 1
+                  else torch.zeros_like(projected[..., 0]))
+        return projected, masked_softmax(logits, present)
 
     def project(self, modality: str, rows: Tensor | None = None) -> Tensor:
         """``W2 ReLU(W1 x)`` of some entities (int64 [B]) or of all, [B or N, 2d]."""

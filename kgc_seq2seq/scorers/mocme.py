@@ -114,6 +114,16 @@ class Mocme(RotationScorer):
 
     def tables(self, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """``h = Σ_m β_m e_m`` over the modalities that an entity has; zeros where it has none."""
+        together, weights = self._mixture(rows)
+        return ((weights[..., None] * together).sum(0),)
+
+    def modality_weights(self, heads: Tensor, relations: Tensor) -> dict[str, Tensor] | None:
+        """``β_m``, whatever the relation."""
+        # Some measures count over all entities, so all are looked at.
+        return dict(zip(self.experts, self._mixture(None)[1][:, heads], strict=True))
+
+    def _mixture(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The modalities, [M, N, 2d], and their β, [M, N]; 0 where there is none."""
         config = self.config
         fused, present = [], []
         for name in self.experts:
@@ -124,8 +134,7 @@ class Mocme(RotationScorer):
         logits = complementarity(config.inter, together, there, self.get_buffer("codes"))
         if config.guard and len(together) > 1:
             logits = logits + functional.logsigmoid(self.relevance(together.tanh())[..., 0])
-        weights = masked_softmax(logits / config.inter_temperature, there)
-        return ((weights[..., None] * together).sum(0),)
+        return together, masked_softmax(logits / config.inter_temperature, there)
 
     def shares(self, relations: Tensor) -> Tensor:
         """All of the one table."""

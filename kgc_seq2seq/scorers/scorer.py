@@ -116,6 +116,19 @@ class EntityScorer(nn.Module, ABC):
     def feed(self, graph: KnowledgeGraph, seed: int) -> Feed:
         """The training examples of a graph."""
 
+    def modality_weights(self, heads: Tensor, relations: Tensor) -> dict[str, Tensor] | None:
+        """What structure, image and text weigh in the given entity of each query.
+
+        Args:
+            heads: int64 [B].
+            relations: int64 [B] in ``0 … 2R - 1``.
+
+        Returns:
+            A weight in the entity's embedding, float [B], by modality; None: the scorer mixes no
+            modalities.
+        """
+        return None
+
     def forward(self, batch: Batch) -> Tensor:
         """`loss`, by the name that DistributedDataParallel wraps."""
         return self.loss(batch)

@@ -37,11 +37,10 @@ class Best:
 
     @classmethod
     def of_table(cls, scores: Tensor, k: int) -> Best:
-        """From the scores of all entities, [Q, N], whose softmax is their probability."""
+        """From the scores of all entities, [Q, N]: the best by log softmax."""
         best = scores.double().log_softmax(1).topk(k, 1)
         values = best.values.cpu().numpy()
-        return cls(best.indices.cpu().numpy(), scores.double().gather(1, best.indices).cpu().numpy(),
-                   np.exp(values), np.zeros_like(values))
+        return cls(best.indices.cpu().numpy(), values, np.exp(values), np.zeros_like(values))
 
     @classmethod
     def of_search(cls, found: TopK) -> Best:
