@@ -16,12 +16,14 @@ from torch import Tensor
 
 from caption_cache.command_line import Answer
 from caption_cache.errors import InputError
+from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.runs import Fusion, Method, Part, open_run, run_kind, save_fusion, weights_hash
 from kgc_seq2seq.scorers.prior import Candidates, Voice, choose_shrinkage, fit_weights
+from kgc_seq2seq.scorers.scorer import scorer_class
 from kgc_seq2seq.systems.candidates import gather
 from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.systems.ensemble import fit_mixture, log_softmaxes
@@ -81,10 +83,12 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
         raise InputError(f"{out} holds a run that is no fusion; choose another --out.")
     for path, kind in ((run, "generator"), *((path, "scorer") for path in scorers)):
         _refuse_kind(path, kind)
-    opened = open_run(run)
-    generator = opened.system
+    generator = open_run(run).system
     assert isinstance(generator, Generator)  # by its kind
     graph = generator.graph
+    if not len(graph.valid):
+        raise InputError(f"valid of {graph.name} is empty, and there is nothing to fit weights to; "
+                         "draw one with 'kgc split'.")
     voices = tuple(_voice(path, label, graph) for path, label in zip(
         scorers, _labels(scorers), strict=True))
     parts = [Part(label, os.path.relpath(path, out), weights_hash(path)) for label, path in
@@ -115,9 +119,6 @@ def _refuse_kind(path: Path, wanted: str) -> None:
 
 def _labels(scorers: Sequence[Path]) -> list[str]:
     """The scorers' titles; with the folder's name where two have the same."""
-    from kgc_seq2seq.config import read_yaml
-    from kgc_seq2seq.scorers.scorer import scorer_class
-
     titles = [scorer_class(str(read_yaml(path / "config.yaml")["scorer"])).title
               for path in scorers]
     counts = Counter(titles)
@@ -179,6 +180,9 @@ def _fit(
     count = 2 * graph.num_relations
     shrinkage, tried = config.shrinkage, dict[float, float]()
     if shrinkage is None:
+        if len(graph.valid) < config.folds:
+            raise InputError(f"valid has {len(graph.valid)} facts, too few for {config.folds} "
+                             "folds; give fewer --folds, or a --shrinkage.")
         tried = choose_shrinkage(known, count, _folds(known, config.folds), SHRINKAGES)
         shrinkage = max(tried, key=lambda value: tried[value])
     weights = fit_weights(known, count, shrinkage)

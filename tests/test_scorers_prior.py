@@ -11,7 +11,7 @@ from torch import Tensor
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.scorers.one_vs_all import DistMult, OneVsAllConfig
-from kgc_seq2seq.scorers.prior import fit_weights, prior
+from kgc_seq2seq.scorers.prior import Candidates, Voice, choose_shrinkage, fit_weights, prior
 from kgc_seq2seq.scorers.scorer import Vocabulary
 
 
@@ -37,7 +37,7 @@ def likelihood(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor, weigh
 @given(st.integers(0, 99), st.integers(1, 2))
 def test_no_other_weights_are_more_likely(seed: int, scorers: int) -> None:
     names, scores, gold, asked = problem(seed, scorers)
-    found = fit_weights(names, scores, gold, asked, 3, shrinkage=0)
+    found = fit_weights(Candidates(names, scores, gold, asked), 3, shrinkage=0)
     best = likelihood(names, scores, gold, asked, found)
     generator = torch.Generator().manual_seed(seed)
     for size in (1e-2, 0.1, 1.0):
@@ -47,15 +47,15 @@ def test_no_other_weights_are_more_likely(seed: int, scorers: int) -> None:
 
 def test_the_weights_that_made_the_answers_are_found() -> None:
     names, scores, gold, asked = problem(0, queries=20_000)
-    found = fit_weights(names, scores, gold, asked, 3)
+    found = fit_weights(Candidates(names, scores, gold, asked), 3)
     torch.testing.assert_close(found, torch.tensor([[0.4, 0.6, 0.8]]), atol=0.05, rtol=0)
 
 
 def test_what_is_never_asked_gets_the_common_weight_and_shrinkage_draws_to_it() -> None:
     names, scores, gold, asked = problem(1)
-    found = fit_weights(names, scores, gold, asked, 5)
+    found = fit_weights(Candidates(names, scores, gold, asked), 5)
     assert found[0, 3] == found[0, 4]
-    strong = fit_weights(names, scores, gold, asked, 5, shrinkage=1e6)
+    strong = fit_weights(Candidates(names, scores, gold, asked), 5, shrinkage=1e6)
     assert float(strong.max() - strong.min()) < 1e-3
     assert float(found[0, :3].max() - found[0, :3].min()) > 0.05
     assert found.min() < strong.mean() < found.max()
@@ -64,18 +64,18 @@ def test_what_is_never_asked_gets_the_common_weight_and_shrinkage_draws_to_it() 
 def test_a_scorer_that_knows_nothing_gets_no_weight() -> None:
     names, scores, _, asked = problem(2, queries=20_000)
     gold = torch.multinomial(names.softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
-    assert float(fit_weights(names, scores, gold, asked, 3).abs().max()) < 0.05
+    assert float(fit_weights(Candidates(names, scores, gold, asked), 3).abs().max()) < 0.05
 
 
 def test_known_answers_are_no_candidates() -> None:
     names, scores, gold, asked = problem(3)
     other = (gold + 1) % 12
     names[torch.arange(len(gold)), other] = -torch.inf
-    assert torch.isfinite(fit_weights(names, scores, gold, asked, 3)).all()
+    assert torch.isfinite(fit_weights(Candidates(names, scores, gold, asked), 3)).all()
     with pytest.raises(InputError, match="An answer of valid has probability 0"):
-        fit_weights(names, scores, other, asked, 3)
+        fit_weights(Candidates(names, scores, other, asked), 3)
     with pytest.raises(InputError, match="The shrinkage is -1; give 0 or more"):
-        fit_weights(names, scores, gold, asked, 3, shrinkage=-1)
+        fit_weights(Candidates(names, scores, gold, asked), 3, shrinkage=-1)
 
 
 def test_the_prior_is_the_weighted_sum_of_log_probabilities() -> None:
@@ -84,8 +84,21 @@ def test_the_prior_is_the_weighted_sum_of_log_probabilities() -> None:
     scorers = [DistMult(OneVsAllConfig(dim=3, init_sd=1), Vocabulary.of(graph), {}).eval()
                for _ in range(2)]
     weights, heads, relations = torch.rand(2, 6), torch.tensor([0, 7]), torch.tensor([5, 1])
-    found = prior(scorers, weights, heads, relations)
+    voices = [Voice("x", scorer, torch.arange(12)) for scorer in scorers]
+    found = prior(voices, weights, heads, relations)
     for row in range(2):
         expected = sum(weight[relations[row]] * scorer.score(heads, relations)[row].log_softmax(0)
                        for scorer, weight in zip(scorers, weights, strict=True))
         torch.testing.assert_close(found[row], expected)
+
+
+def test_cross_validation_shrinks_what_cannot_be_learnt_and_frees_what_can() -> None:
+    grid = (0.01, 1.0, 1e4)
+    few = Candidates(*problem(4, queries=60, relations=30))
+    many = Candidates(*problem(4, queries=6_000, relations=3))
+    for known, relations, best in ((few, 30, max), (many, 3, min)):
+        folds = torch.arange(len(known.gold)) // relations % 3
+        tried = choose_shrinkage(known, relations, folds, grid)
+        assert list(tried) == list(grid)
+        assert max(tried, key=lambda value: tried[value]) != best(grid[0], grid[-1], key=(
+            lambda value: value if best is min else -value))

@@ -67,7 +67,10 @@ class Generator:
         scores = self.search.gold_scores(encoded, rows, flat)
         return {NAME: scores.double().view(count, k).cpu().numpy()}
 
-    def most_probable(self, queries: Ints, k: int, prior: Prior | None = None) -> TopK:
-        """The ``k`` best entities, and how much of the catalogue's mass is certain."""
+    def most_probable(
+        self, queries: Ints, k: int, prior: Prior | None = None,
+        open_mass: float | None = OPEN_MASS,
+    ) -> TopK:
+        """The ``k`` best entities, as `best_first.top_k` gives them."""
         return top_k(self.search, encode_queries(self.search, self.verbalizer, queries), k,
-                     prior=prior, open_mass=OPEN_MASS)
+                     prior=prior, open_mass=open_mass)

@@ -79,8 +79,8 @@ class Rerank:
         entities, shares, errors = found.entities, found.probabilities, found.errors
         scores = found.scores + np.log(shares[:, :1]) - found.scores[:, :1]  # log probabilities
         chosen = torch.from_numpy(entities[:, :depth]).to(self.generator.device)
-        order = self._sums(queries).gather(1, chosen).double().log_softmax(1).sort(
-            1, descending=True, stable=True)
+        order = torch.sort(self._sums(queries).gather(1, chosen).double().log_softmax(1), dim=1,
+                           descending=True, stable=True)
         place, share = order.indices.cpu().numpy(), order.values.cpu().numpy()
         entities[:, :depth] = np.take_along_axis(entities[:, :depth], place, 1)
         together = shares[:, :depth].sum(1, keepdims=True)

@@ -88,6 +88,10 @@ class Checkpoints:
             tensors = load_file(folder / "optimizer.safetensors")
         except InputError:
             raise
+        except RuntimeError as error:  # sizes; its first line says only that there is an error
+            why = " ".join(str(error).split("\n")[-1].split()).rstrip(".")
+            raise InputError(f"{folder} does not fit the model ({why}); put back what the data set "
+                             "held (vectors, names), or --restart.") from None
         except Exception as error:  # safetensors, JSON and the disk each have their own
             raise InputError(f"{folder} cannot be read ({error}); delete it to go on from the "
                              "checkpoint before it.") from None

@@ -1,0 +1,517 @@
+"""Fusions against brute force; weights on valid; every kind of run through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import random_graph
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import T5Config, T5ForConditionalGeneration
+
+from caption_cache.errors import InputError
+from kgc_seq2seq import train, train_scorer
+from kgc_seq2seq.cli import main
+from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.decoding.nodes import Prior
+from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
+from kgc_seq2seq.decoding.trie import EntityTrie
+from kgc_seq2seq.evaluation.ranking import TOLERANCE, CertifiedRanks, encode_queries, rank_triples
+from kgc_seq2seq.evaluation.sampled import SampledRanks
+from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.scorers.one_vs_all import DistMult, OneVsAllConfig
+from kgc_seq2seq.scorers.prior import Voice
+from kgc_seq2seq.scorers.scorer import Vocabulary
+from kgc_seq2seq.systems.candidates import gather
+from kgc_seq2seq.systems.dense import Dense
+from kgc_seq2seq.systems.ensemble import Ensemble, fit_mixture
+from kgc_seq2seq.systems.fused import Fused
+from kgc_seq2seq.systems.generator import NAME, Generator
+from kgc_seq2seq.systems.rerank import Rerank
+from kgc_seq2seq.systems.system import System
+from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
+from kgc_seq2seq.text.verbalizer import InputConfig, Verbalizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def parts(seed: int, scorers: int) -> tuple[Generator, tuple[Voice, ...]]:
+    """A random generator and random scorers; each has never seen two entities."""
+    graph = random_graph(seed)
+    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=0))
+    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), seed)
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
+        decoder_start_token_id=0)).eval()
+    model.shared.weight.data *= 2
+    search = ExactSearch(TreeDecoder(model), EntityTrie.build(*verbalizer.names()))
+    voices = []
+    for number in range(scorers):
+        scorer = DistMult(OneVsAllConfig(dim=3, init_sd=1.5), Vocabulary.of(graph), {}).eval()
+        places = torch.arange(graph.num_entities)
+        places[torch.randperm(graph.num_entities)[:2]] = -1
+        voices.append(Voice(f"scorer {number}", scorer, places))
+    return Generator(verbalizer, search), tuple(voices)
+
+
+def names_of(generator: Generator, queries: Ints) -> np.ndarray:
+    return generator.search.all_scores(
+        encode_queries(generator.search, generator.verbalizer, queries)).astype(np.float64)
+
+
+def opinions(voices: tuple[Voice, ...], queries: Ints) -> np.ndarray:
+    """Log-probabilities by definition, [S, Q, N]."""
+    found = []
+    for voice in voices:
+        places = voice.places.numpy()
+        for head, relation in queries.tolist():
+            scores = np.zeros(len(places))
+            if places[head] >= 0:
+                raw = voice.scorer.score(torch.tensor([places[head]]), torch.tensor([relation])
+                                         )[0].detach().double().numpy()
+                scores = np.where(places >= 0, raw[places], raw[places[places >= 0]].mean())
+            found.append(scores - np.logaddexp.reduce(scores))
+    return np.array(found).reshape(len(voices), len(queries), -1)
+
+
+def log_softmax(table: np.ndarray) -> np.ndarray:
+    return table - np.logaddexp.reduce(table, axis=1)[:, None]
+
+
+def brute_ranks(graph: KnowledgeGraph, triples: Ints, table: np.ndarray
+                ) -> tuple[list[int], list[int]] | None:
+    """Better and tied from the scores of all entities, [2n, N]; None where rounding decides."""
+    better, tied = [], []
+    for scores, (head, relation, gold) in zip(table, graph.queries(triples).tolist(), strict=True):
+        known = set(graph.known_answers[int(graph.query_keys(
+            np.array([head]), np.array([relation]))[0])].tolist())
+        rivals = [entity for entity in range(graph.num_entities) if entity not in known]
+        gap = scores[rivals] - scores[gold]
+        margin = TOLERANCE * max(1, abs(scores[gold]))
+        if (np.abs(np.abs(gap) - margin) < margin / 2).any():
+            return None
+        better.append(int((gap > margin).sum()))
+        tied.append(int((np.abs(gap) <= margin).sum()))
+    return better, tied
+
+
+def check_answers(system: System, queries: Ints, log_p: np.ndarray) -> None:
+    """The best answers and their probabilities are those of a table, [Q, N], normalised."""
+    size = log_p.shape[1]
+    for k in (3, size):
+        best = system.best(queries, k)
+        expected = np.take_along_axis(log_p, best.entities, 1)
+        np.testing.assert_allclose(expected, -np.sort(-log_p, axis=1)[:, :k], atol=1e-4)
+        assert (np.abs(best.probabilities - np.exp(expected)) <= best.errors + 1e-5).all()
+        assert (best.errors <= 0.002 * best.probabilities + 1e-6).all()
+        assert (np.diff(best.scores, axis=1) <= 1e-6).all()
+        assert all(len(set(row)) == k for row in best.entities.tolist())
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from([-0.5, 0.7, 3.0]))
+def test_the_fusion_found_by_search_is_that_of_brute_force(
+    accelerator: Accelerator, seed: int, scorers: int, size: float
+) -> None:
+    generator, voices = parts(seed, scorers)
+    graph = generator.graph
+    weights = size * torch.rand(scorers, 2 * graph.num_relations)
+    fused = Fused(generator, voices, weights)
+    questions = graph.queries(graph.test)
+    queries = questions[:, :2]
+    own, said = names_of(generator, queries), opinions(voices, queries)
+    table = own + (weights.double().numpy()[:, queries[:, 1], None] * said).sum(0)
+    expected = brute_ranks(graph, graph.test, table)
+    if expected is not None:
+        ranks = fused.rank(graph.test, accelerator)
+        assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
+        certain = fused.rank(graph.test, accelerator, CertifiedRanks(tolerance=0))
+        assert (certain.better.tolist(), certain.tied.tolist()) == expected
+    check_answers(fused, queries, log_softmax(table))
+    best = fused.best(queries, 4)
+    shares = fused.contributions(queries, best.entities)
+    assert list(shares) == [NAME, *(voice.label for voice in voices)]
+    np.testing.assert_allclose(sum(shares.values()), best.scores, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(0, 10**6), st.integers(1, 2), st.integers(1, 14))
+def test_reranking_is_that_of_brute_force(
+    accelerator: Accelerator, seed: int, scorers: int, depth: int
+) -> None:
+    generator, voices = parts(seed, scorers)
+    graph = generator.graph
+    system = Rerank(generator, voices, depth)
+    queries = graph.queries(graph.test)[:, :2]
+    own, said = names_of(generator, queries), opinions(voices, queries).sum(0)
+    ranks = system.rank(graph.test, accelerator)
+    plain = brute_ranks(graph, graph.test, own)
+    apart = np.abs(np.diff(np.sort(own, axis=1))).min() > 1e-3  # rounding does not choose the best
+    if plain is not None and apart:
+        for row, (head, relation, gold) in enumerate(graph.queries(graph.test).tolist()):
+            known = graph.known_answers[int(graph.query_keys(
+                np.array([head]), np.array([relation]))[0])]
+            order = [entity for entity in np.argsort(-own[row]).tolist()
+                     if entity == gold or entity not in known]
+            found = (int(ranks.better[row]), int(ranks.tied[row]))
+            if order.index(gold) >= depth:
+                assert found == (plain[0][row], plain[1][row])
+                continue
+            gap = np.delete(said[row][order[:depth]], order.index(gold)) - said[row][gold]
+            margin = TOLERANCE * max(1, abs(said[row][gold]))
+            if not (np.abs(np.abs(gap) - margin) < margin / 2).any():
+                assert found == ((gap > margin).sum(), (np.abs(gap) <= margin).sum())
+    if not apart:
+        return
+    size = graph.num_entities
+    best, first = system.best(queries, size), min(depth, size)
+    np.testing.assert_allclose(best.probabilities.sum(1), 1, atol=2e-3)
+    normal = log_softmax(own)
+    for row, entities in enumerate(best.entities.tolist()):
+        top = np.argsort(-own[row])[:first]
+        assert set(entities[:first]) == set(top.tolist())
+        assert entities[first:] == np.argsort(-own[row])[first:].tolist()
+        inner = said[row][top] - np.logaddexp.reduce(said[row][top])
+        expected = dict(zip(top.tolist(), np.exp(inner) * np.exp(normal[row][top]).sum(),
+                            strict=True))
+        np.testing.assert_allclose(best.probabilities[row][:first],
+                                   [expected[entity] for entity in entities[:first]], atol=1e-3)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(0, 10**6), st.integers(1, 2))
+def test_the_ensemble_is_the_mean_of_probabilities(
+    accelerator: Accelerator, seed: int, scorers: int
+) -> None:
+    generator, voices = parts(seed, scorers)
+    graph = generator.graph
+    weights = torch.rand(1 + scorers).softmax(0)
+    system = Ensemble(generator, voices, weights)
+    queries = graph.queries(graph.test)[:, :2]
+    tables = np.concatenate([log_softmax(names_of(generator, queries))[None],
+                             opinions(voices, queries)])
+    mixed = np.log((weights.double().numpy()[:, None, None] * np.exp(tables)).sum(0))
+    expected = brute_ranks(graph, graph.test, mixed)
+    if expected is not None:
+        ranks = system.rank(graph.test, accelerator)
+        assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
+    check_answers(system, queries, mixed)
+    best = system.best(queries, 4)
+    np.testing.assert_allclose(sum(system.contributions(queries, best.entities).values()),
+                               best.probabilities, atol=1e-5)
+
+
+def test_a_scorer_says_nothing_of_what_it_has_never_seen() -> None:
+    generator, (voice,) = parts(5, 1)
+    missing = int((voice.places < 0).nonzero()[0])
+    present = (voice.places >= 0).nonzero()[:, 0]
+    heads, relations = torch.tensor([int(present[0]), missing]), torch.tensor([0, 1])
+    table = voice.log_softmax(heads, relations)
+    torch.testing.assert_close(table.exp().sum(1), torch.ones(2))
+    assert float(table[1].max() - table[1].min()) == 0
+    raw = voice.scorer.score(heads[:1], relations[:1])[0]
+    by_seen = raw[present].log_softmax(0)
+    torch.testing.assert_close(table[0, present].log_softmax(0), by_seen)
+    torch.testing.assert_close(table[0, missing] - table[0, present[0]],
+                               raw[present].mean() - raw[present[0]])
+    graph = generator.graph
+    grown = replace(graph, entity_ids=("new", *graph.entity_ids),
+                    train=graph.train[(graph.train[:, [0, 2]] != 3).all(1)])
+    places = Voice.of("x", voice.scorer, grown, replace(graph, train=grown.train)).places
+    assert places[0] == -1 and places[1 + 3] == -1
+    assert (places[5:] == torch.arange(4, 12)).all()
+
+
+@pytest.mark.parametrize("best", [None, 3])
+def test_candidates_have_the_exact_scores_of_every_part(best: int | None) -> None:
+    generator, voices = parts(3, 2)
+    graph = generator.graph
+    # What it has never seen would tie, and ties could be cut either way.
+    voices = tuple(replace(voice, places=torch.arange(graph.num_entities)) for voice in voices)
+    found = gather(generator, voices, graph.valid, best)
+    questions = graph.queries(graph.valid)
+    names, said = names_of(generator, questions[:, :2]), opinions(voices, questions[:, :2])
+    assert found.relations.tolist() == questions[:, 1].tolist()
+    for row, (head, relation, gold) in enumerate(questions.tolist()):
+        known = set(graph.known_answers[int(graph.query_keys(
+            np.array([head]), np.array([relation]))[0])].tolist()) - {gold}
+        allowed = [entity for entity in range(graph.num_entities) if entity not in known]
+        listed = torch.isfinite(found.names[row])
+        mine = sorted(np.round(found.names[row][listed].numpy(), 3).tolist())
+        if best is None:
+            wanted = set(allowed)
+        else:
+            rivals = [entity for entity in allowed if entity != gold]
+            wanted = {gold}.union(*(sorted(rivals, key=lambda entity: -table[row][entity])[:best]
+                                    for table in (names, *said)))
+        assert mine == pytest.approx(sorted(names[row][sorted(wanted)]), abs=2e-3)
+        place = int(found.gold[row])
+        assert float(found.names[row, place]) == pytest.approx(names[row][gold], abs=1e-4)
+        assert found.scores[:, row, place].tolist() == pytest.approx(
+            said[:, row, gold].tolist(), abs=1e-4)
+
+
+def test_the_mixture_that_made_the_answers_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tables = (2 * torch.randn(3, 20_000, 8, generator=generator)).softmax(2)
+    weights = torch.tensor([0.6, 0.3, 0.1])
+    mixed = (weights[:, None, None] * tables).sum(0)
+    gold = torch.multinomial(mixed, 1, generator=generator)[:, 0]
+    found = fit_mixture(tables[:, torch.arange(len(gold)), gold])
+    torch.testing.assert_close(found, weights, atol=0.03, rtol=0)
+    assert float(found.sum()) == pytest.approx(1)
+
+
+def test_the_heuristic_saves_work_and_changes_no_rank(accelerator: Accelerator) -> None:
+    generator, voices = parts(7, 1)
+    graph, search = generator.graph, generator.search
+    fused = Fused(generator, voices, torch.full((1, 2 * graph.num_relations), 2.0))
+
+    def blind(queries: Ints) -> Prior:
+        prior = fused.prior(queries)
+        return Prior(torch.where(search.nodes.is_leaf[:, None], prior.under, prior.under[:1]))
+
+    ranks, positions = [], []
+    for prior_of in (fused.prior, blind):
+        search.positions = 0
+        ranks.append(rank_triples(search, generator.verbalizer, graph.train, accelerator,
+                                  prior_of=prior_of))
+        positions.append(search.positions)
+    assert ranks[0].better.tolist() == ranks[1].better.tolist()
+    assert positions[0] < positions[1]
+
+
+def test_only_a_search_has_other_ranks_than_exact_ones(accelerator: Accelerator) -> None:
+    generator, voices = parts(1, 1)
+    graph = generator.graph
+    whole = replace(voices[0], places=torch.arange(graph.num_entities))
+    for system in (Dense(graph, whole, CPU), Rerank(generator, voices, 3),
+                   Ensemble(generator, voices, torch.tensor([0.5, 0.5]))):
+        with pytest.raises(InputError, match="ask for --ranks exact"):
+            system.rank(graph.test, accelerator, CertifiedRanks())
+    fused = Fused(generator, voices, torch.ones(1, 2 * graph.num_relations))
+    with pytest.raises(InputError, match="Sampled ranks are those of a generator alone"):
+        fused.rank(graph.test, accelerator, SampledRanks(2))
+
+
+# Through the command line: tiny runs of every kind.
+
+VALID = "head\trelation\ttail\n" + "".join(f"{h}\t{r}\t{t}\n" for h, r, t in [
+    ("e2", "kind", "e3"), ("e0", "beside", "e2"), ("e4", "colour", "e8"), ("e5", "beside", "e4"),
+    ("e1", "colour", "e7")])
+STEPS = ["--training.steps", "30", "--training.batch_size", "8", "--training.validate_every", "30"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set, a generator and two scorers; tests must not change it."""
+    from conftest import TINY
+
+    from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "data").mkdir()
+    for name, text in {**TINY, "valid.tsv": VALID}.items():
+        (folder / "data" / name).write_text(text)
+    make_vectors(folder / "data", FeatureChoice(dim=5), show_progress=False)
+    data = ["--dataset", str(folder / "data"), *STEPS]
+    assert train.main([*data, "--out", str(folder / "generator"), "--model.d_model", "16",
+                       "--model.d_ff", "16", "--model.num_heads", "2", "--tokenizer.pieces", "60",
+                       "--tokenizer.words", "20", "--input.captions", "false"]) == 0
+    for scorer, words in {"distmult": [], "lbmkgc": ["--model.modalities", '["text"]']}.items():
+        assert train_scorer.main([*data, "--scorer", scorer, "--out", str(folder / scorer),
+                                  "--model.dim", "4", *words]) == 0
+    return folder
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert main([*map(str, words)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().split("\n")) == 1
+    return printed.err
+
+
+@pytest.mark.parametrize("method", ["fused", "rerank", "ensemble"])
+def test_a_fusion_is_a_run_like_any_other(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    out = here / "fusion"
+    command = ["fuse", here / "generator", here / "distmult", here / "lbmkgc", "--out", out,
+               "--method", method, "--folds", "2", "--depth", "3"]
+    tested = answer(capsys, *command)
+    about = tested["protocol"]
+    assert about["split"] == "test"
+    assert about["system"] == "generator + DistMult + LBMKGC"
+    assert (about["method"], about["ranks"]) == (method, "exact")
+    assert about["weights_fitted_on"] == (None if method == "rerank" else "valid")
+    assert [part["run"] for part in about["parts"]] == ["../generator", "../distmult",
+                                                        "../lbmkgc"]
+    if method == "fused":
+        assert set(about["weights"]) == {"DistMult", "LBMKGC"}
+        assert about["weights"]["DistMult"]["kind"].keys() == {"tail", "head"}
+        assert str(about["shrinkage"]) in about["shrinkage_chosen_by"]["held_out_log_likelihood"]
+    moved = tmp_path / "moved"
+    here.rename(moved)  # the parts move with it
+    out = moved / "fusion"
+    again = answer(capsys, "evaluate", out)
+    assert again["both"] == pytest.approx(tested["both"])
+    found = answer(capsys, "predict", out, "--head", "thing apple", "--relation", "kind", "-k", 9,
+                   "--explain")
+    assert sum(entry["probability"] for entry in found["answers"]) == pytest.approx(1, abs=0.01)
+    assert found["modality_weights"]["LBMKGC"].keys() == {"structure", "text"}
+    assert sum(found["modality_weights"]["LBMKGC"].values()) == pytest.approx(1, abs=1e-5)
+    assert list(found["contributions"][0]) == ["log p(name)", "DistMult", "LBMKGC"]
+    for entry, shares in zip(found["answers"], found["contributions"], strict=True):
+        if method == "fused":
+            assert sum(shares.values()) == pytest.approx(entry["log_probability"], abs=1e-4)
+        if method == "ensemble":
+            assert sum(shares.values()) == pytest.approx(entry["probability"], abs=1e-5)
+    assert main(["predict", str(out), "--tail", "thing red", "--relation", "colour",
+                 "--explain"]) == 0
+    assert "LBMKGC reads of thing red: structure 0." in capsys.readouterr().out
+    answer(capsys, "report", out)
+    assert "How it learnt" not in (out / "report.html").read_text()
+    if method == "fused":
+        assert "is certified" not in refused(capsys, "evaluate", out, "--ranks", "sampled")
+        within = answer(capsys, "evaluate", out, "--ranks", "certified", "--tolerance", "0.1")
+        assert within["both"]["mrr"]["low"] <= tested["both"]["mrr"] <= (
+            within["both"]["mrr"]["high"])
+
+
+def test_the_weights_come_from_valid_alone(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    words = ["fuse", here / "generator", here / "distmult", "--folds", "2", "--out"]
+    before = answer(capsys, *words, here / "one")["protocol"]
+    test = here / "data" / "test.tsv"
+    test.write_text("head\trelation\ttail\ne2\tbeside\te5\ne1\tkind\te6\n")
+    after = answer(capsys, *words, here / "other")["protocol"]
+    assert (before["weights"], before["shrinkage"]) == (after["weights"], after["shrinkage"])
+    assert before["graph"] != after["graph"]
+
+
+def test_a_scorer_is_evaluated_and_asked_like_a_generator(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    run = here / "lbmkgc"
+    before = json.loads((run / "results" / "test.json").read_text())
+    assert answer(capsys, "evaluate", run)["both"] == before["both"]
+    found = answer(capsys, "predict", run, "--head", "e0", "--relation", "kind", "-k", 20,
+                   "--explain")
+    assert len(found["answers"]) == 9
+    assert sum(entry["probability"] for entry in found["answers"]) == pytest.approx(1)
+    for entry, shares in zip(found["answers"], found["contributions"], strict=True):
+        assert entry["probability"] == pytest.approx(np.exp(entry["log_probability"]))
+        assert entry["probability_error"] == 0
+        assert shares == pytest.approx({"LBMKGC": entry["log_probability"]}, abs=1e-5)
+    answer(capsys, "report", run)
+    assert "How it learnt" in (run / "report.html").read_text()
+    assert "ask for --ranks exact" in refused(capsys, "evaluate", run, "--ranks", "certified")
+
+
+def test_what_cannot_be_fused_is_refused_in_one_sentence(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator, scorer = runs / "generator", runs / "distmult"
+    fine = ["--out", tmp_path / "out", "--folds", "2"]
+    assert "the run of a scorer, where that of a generator" in refused(
+        capsys, "fuse", scorer, generator, *fine)
+    assert "the run of a generator, where that of a scorer" in refused(
+        capsys, "fuse", generator, generator, *fine)
+    assert "none is not the folder of a run" in refused(
+        capsys, "fuse", generator, tmp_path / "none", *fine)
+    assert "holds a run that is no fusion" in refused(
+        capsys, "fuse", generator, scorer, "--out", scorer)
+    assert "5 facts, too few for 6 folds" in refused(
+        capsys, "fuse", generator, scorer, "--out", tmp_path / "out", "--folds", "6")
+    for key, value in {"--shrinkage": "-1", "--folds": "1", "--candidates": "0", "--depth": "0"
+                       }.items():
+        assert f"{key} is " in refused(capsys, "fuse", generator, scorer, "--out",
+                                       tmp_path / "out", key, value)
+    assert not (tmp_path / "out").exists()
+    answer(capsys, "fuse", generator, scorer, *fine)
+    assert "is a fusion itself" in refused(
+        capsys, "fuse", tmp_path / "out", scorer, "--out", tmp_path / "more")
+    assert "give each once" in refused(capsys, "fuse", generator, scorer, scorer, *fine)
+
+
+@pytest.mark.parametrize("name, old, new, sentence", [
+    ("entities.tsv", "e8\tthing green", "e9\tthing green", "which is another graph"),
+    ("train.tsv", "e0\tkind\te3", "e2\tkind\te3", "1 facts of valid or test"),
+])
+def test_a_scorer_of_another_graph_is_refused(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, old: str,
+    new: str, sentence: str
+) -> None:
+    other = shutil.copytree(runs / "data", tmp_path / "data")
+    for path in other.glob("*.tsv"):
+        text = path.read_text()
+        if path.name == name:
+            text = text.replace(old, new)
+        if name == "entities.tsv":
+            text = text.replace("\te8\n", "\te9\n").replace("\ne8\t", "\ne9\t")
+        if name == "train.tsv" and path.name == "valid.tsv":
+            text = "head\trelation\ttail\ne0\tkind\te3\n"
+        path.write_text(text)
+    assert train_scorer.main(["--dataset", str(other), *STEPS, "--scorer", "distmult", "--out",
+                              str(tmp_path / "scorer"), "--model.dim", "4"]) == 0
+    assert sentence in refused(capsys, "fuse", runs / "generator", tmp_path / "scorer", "--out",
+                               tmp_path / "out", "--folds", "2")
+
+
+def test_a_fusion_whose_parts_have_changed_is_refused(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    out = here / "fusion"
+    answer(capsys, "fuse", here / "generator", here / "distmult", "--out", out, "--folds", "2")
+    ask = ["predict", out, "--head", "e0", "--relation", "kind"]
+    config = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(config.replace("fusion: fused", "fusion: guess"))
+    assert "describes no fusion" in refused(capsys, *ask)
+    (out / "config.yaml").write_text(config)
+    shutil.rmtree(here / "distmult" / "model")
+    assert "distmult has no model; put the run back" in refused(capsys, *ask)
+    shutil.copytree(here / "lbmkgc" / "model", here / "distmult" / "model")
+    assert "is not the one that" in refused(capsys, *ask)
+
+
+def test_a_training_does_not_go_on_with_vectors_of_another_width(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
+
+    here = shutil.copytree(runs, tmp_path / "here")
+    make_vectors(here / "data", FeatureChoice(dim=3), show_progress=False)
+    words = ["--dataset", str(here / "data"), *STEPS, "--scorer", "lbmkgc", "--out",
+             str(here / "lbmkgc"), "--model.dim", "4", "--model.modalities", '["text"]']
+    assert train_scorer.main(words) == 2
+    said = capsys.readouterr().err
+    assert "does not fit the model" in said and "--restart" in said
+    assert len(said.strip().split("\n")) == 1
