@@ -21,6 +21,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ SCORERS = ("distmult", "complex", "rotate", "lbmkgc", "mocme")
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 QUICK_FACTS, QUICK_STEPS = 15, 30
 GENERATOR, ALL = "generator", "all"
+METHODS: tuple[Method, ...] = ("fused", "rerank", "ensemble")
 
 say = Console(stderr=True).print
 
@@ -121,12 +123,11 @@ class Bench:
         self._shown: np.ndarray[Any, np.dtype[np.bool_]] | None = None
         self.rows = [
             Row(GENERATOR, self.generator),
-            *(Row(name, lambda seed, name=name: self.scorer(name, seed)) for name in self.scorers),
-            *(Row(f"{GENERATOR} + {name}", lambda seed, name=name: self.fusion(seed, [name]))
+            *(Row(name, partial(self.scorer, name)) for name in self.scorers),
+            *(Row(f"{GENERATOR} + {name}", partial(self.fusion, [name], "fused"))
               for name in self.scorers),
-            Row(f"fused, {ALL}", lambda seed: self.fusion(seed, [*self.scorers])),
-            Row(f"rerank, {ALL}", lambda seed: self.fusion(seed, [*self.scorers], "rerank")),
-            Row(f"ensemble, {ALL}", lambda seed: self.fusion(seed, [*self.scorers], "ensemble"))]
+            *(Row(f"{method}, {ALL}", partial(self.fusion, [*self.scorers], method))
+              for method in METHODS)]
 
     def table(self) -> dict[str, Any]:
         """The figures on test of every system, over seeds."""
@@ -144,7 +145,7 @@ class Bench:
 
     def positions(self) -> dict[str, Any]:
         """Decoder positions of the fusion's search on test, with and without the heuristic."""
-        fused = open_run(self.rows[-3].folder(self.seeds[0])).system
+        fused = open_run(self.fusion([*self.scorers], "fused", self.seeds[0])).system
         assert isinstance(fused, Fused)
         graph, search = fused.graph, fused.generator.search
 
@@ -198,7 +199,7 @@ class Bench:
             train_scorer(config)
         return run
 
-    def fusion(self, seed: int, names: list[str], method: Method = "fused") -> Path:
+    def fusion(self, names: list[str], method: Method, seed: int) -> Path:
         """The run of a fusion."""
         which = names[0] if len(names) == 1 else ALL
         run = self.folder / f"{method}-{which}-{seed}"
@@ -271,7 +272,7 @@ def _blinded(
 ) -> Generator:
     """A generator that does not read the captions of some entities."""
     config = RunConfig.load(folder / "config.yaml")
-    gone = {generator.graph.entity_ids[entity] for entity in np.flatnonzero(dropped)}
+    gone = {generator.graph.entity_ids[entity] for entity in np.flatnonzero(dropped).tolist()}
     captions = {key: text for key, text in run.captions.items() if key not in gone}
     return replace(generator, verbalizer=Verbalizer(
         generator.graph, captions, load_tokenizer(folder / "tokenizer"), config.input,

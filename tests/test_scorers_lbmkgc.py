@@ -145,6 +145,29 @@ def test_scores_loss_and_gradients_are_those_of_the_specification(
             torch.testing.assert_close(scores[row, entity], score(scorer, *triple).detach())
 
 
+@pytest.mark.parametrize("everyone", [True, False], ids=["complete", "with gaps"])
+@pytest.mark.parametrize("changes", ABLATIONS.values(), ids=ABLATIONS)
+def test_an_entity_is_the_sum_of_its_weighted_modalities(
+    changes: dict[str, Any], everyone: bool
+) -> None:
+    graph = random_graph(4)
+    scorer = make(graph, replace(CONFIG, **changes), everyone=everyone)
+    heads = torch.arange(12)
+    relations = heads % (2 * graph.num_relations)
+    weights = scorer.modality_weights(heads, relations)
+    assert weights is not None
+    parts = {modality: scorer.project(modality) for modality in scorer.config.modalities}
+    if scorer.config.structure:
+        parts["structure"] = scorer.entities.weight
+    assert weights.keys() == parts.keys()
+    total = sum(weights[modality][:, None] * part for modality, part in parts.items())
+    for entity in range(12):
+        if scorer.config.structure or any(
+                scorer.vectors(modality).mask[entity] for modality in scorer.config.modalities):
+            torch.testing.assert_close(total[entity], joint(
+                scorer, entity, entity % graph.num_relations))
+
+
 def test_half_precision_trains() -> None:
     graph = random_graph(2)
     scorer = make(graph, CONFIG).float()

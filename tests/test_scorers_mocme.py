@@ -154,6 +154,24 @@ def test_entities_are_fused_by_the_specification(changes: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
+def test_an_entity_is_the_sum_of_its_weighted_modalities(changes: dict[str, Any]) -> None:
+    graph = random_graph(2)
+    scorer = make(graph, replace(CONFIG, **changes)).eval()
+    heads, relations = torch.arange(12), torch.arange(12) % 6
+    weights = scorer.modality_weights(heads, relations)
+    assert weights is not None
+    assert list(weights) == list(scorer.experts)
+    total = sum(weight[:, None] * scorer._fuse_views(name, *scorer._modality(name, heads))
+                for name, weight in weights.items())
+    if scorer.config.intra in ("cos", "none"):  # the others count over all that is looked at
+        torch.testing.assert_close(total, scorer.tables()[0])
+    for modality in scorer.config.modalities:
+        assert (weights[modality][~scorer.vectors(modality).mask] == 0).all()
+    some = torch.stack(list(weights.values())).sum(0)
+    torch.testing.assert_close(some, (some > 0).double())
+
+
+@pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
 def test_the_loss_reaches_every_weight(changes: dict[str, Any]) -> None:
     """One without a gradient would stop DistributedDataParallel."""
     graph = random_graph(2)
