@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from caption_cache.captions import read_captions
+from caption_cache.captions import read_captions, read_link_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.decoding.best_first import top_k
@@ -21,6 +22,7 @@ from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.text.input_config import CaptionScope
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.model import load_model, load_tokenizer
 
@@ -88,7 +90,7 @@ class Completer:
         tokenizer = load_tokenizer(run / "tokenizer")
         model = load_model(run / "model")
         captions = load_captions(dataset, config)
-        verbalizer = Verbalizer(graph, captions, tokenizer, config.input, config.seed)
+        verbalizer = captions.verbalizer(graph, tokenizer, config)
         trie = EntityTrie.load(run / "trie.safetensors")
         if not np.array_equal(EntityTrie.build(*verbalizer.names()).tokens, trie.tokens):
             raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
@@ -158,15 +160,43 @@ def read_run(run: Path) -> RunConfig:
     return RunConfig.load(run / "config.yaml")
 
 
-def load_captions(dataset: Path, config: RunConfig) -> dict[str, str]:
-    """The captions that a run reads, by entity id; empty when it reads none.
+@dataclass(frozen=True)
+class RunCaptions:
+    """The captions that a run reads, by scope; empty where it reads none."""
+
+    entity: Mapping[str, str]
+    """By entity id."""
+    pair: Mapping[tuple[str, str], str]
+    """By (entity id, neighbour id), in both orders: of the scope pair or summary."""
+    relation: Mapping[tuple[str, str], str]
+    """By (entity id, relation id)."""
+
+    def verbalizer(
+        self, graph: KnowledgeGraph, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+    ) -> Verbalizer:
+        """The run's verbalizer.
+
+        Raises:
+            InputError: The tokenizer cannot tell the names apart.
+        """
+        return Verbalizer(graph, self.entity, tokenizer, config.input, config.seed, self.pair,
+                          self.relation)
+
+
+def load_captions(dataset: Path, config: RunConfig) -> RunCaptions:
+    """Read the captions that a run reads.
 
     Raises:
-        InputError: It reads captions, and there are none.
+        InputError: It reads captions of a scope that has none.
     """
-    if not config.input.captions:
-        return {}
-    return read_captions(dataset, config.caption_source).texts
+    def linked(scope: CaptionScope) -> dict[tuple[str, str], str]:
+        return (read_link_captions(dataset, scope, config.caption_source).texts
+                if config.input.reads(scope) else {})
+
+    return RunCaptions(
+        entity=read_captions(dataset, config.caption_source).texts
+        if config.input.reads("entity") else {},
+        pair=linked("pair") | linked("summary"), relation=linked("relation"))
 
 
 class _Index:

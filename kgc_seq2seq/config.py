@@ -14,8 +14,8 @@ import jsonargparse
 import yaml
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
-from kgc_seq2seq.text.verbalizer import InputConfig
 from kgc_seq2seq.training.loop import LoopConfig, TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig
 from kgc_seq2seq.training.optimizer import OptimizerConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,12 @@ def report_run(run: Path) -> Path:
     names = dict(zip(graph.relation_ids, graph.relation_names, strict=False))
     path = run / "report.html"
     write_report(path, result, read_metrics(run), names,
-                 pick_examples(completer, dataset, load_captions(dataset, config)))
+                 pick_examples(completer, dataset, load_captions(dataset, config).entity))
     return path
 
 
 def pick_examples(
-    completer: Completer, dataset: Path, captions: dict[str, str]
+    completer: Completer, dataset: Path, captions: Mapping[str, str]
 ) -> list[Example]:
     """The first test facts of each relation whose head has an image; nothing is chosen by hand."""
     graph = completer.graph

@@ -194,10 +194,10 @@ class _Fit:
     graph: KnowledgeGraph
     steps: int
     accelerator: Accelerator
+    batch_tokens: None = None
     unit: str = "examples"
 
-    @property
-    def lengths(self) -> Longs:
+    def lengths(self, epoch: int) -> Longs:
         return np.ones(len(self.feed), np.int64)
 
     def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
