@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
+from kgc_seq2seq.commands.show_input import add_show_input
 
 if TYPE_CHECKING:
     from kgc_seq2seq.completer import Prediction, Query
@@ -86,7 +87,10 @@ def _parser() -> Parser:
     predict.add_argument("--queries", type=Path, metavar="FILE", help=(
         'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}'
     ))
+    predict.add_argument("--explain", action="store_true", help=(
+        "also say what the first answer's log-probability would be without each part of the input"))
     _add_features(parser)
+    add_show_input(parser)
     report = parser.add_command("report", _report, "write report.html into a run folder")
     _run_folder(report)
     return parser
@@ -306,13 +310,23 @@ def _evaluate(options: Namespace) -> Answer:
 
 
 def _predict(options: Namespace) -> Answer:
+    from dataclasses import asdict
+
     from kgc_seq2seq.completer import Completer
+    from kgc_seq2seq.leave_one_out import effects_text, leave_one_out
 
     queries = _queries(options)
-    answers = Completer.from_pretrained(options.run).complete_many(queries, options.k)
+    completer = Completer.from_pretrained(options.run)
+    answers = completer.complete_many(queries, options.k)
     data = [_answers_data(query, found) for query, found in zip(queries, answers, strict=True)]
-    text = "\n\n".join(map(_answers_text, queries, answers))
-    return Answer(data if options.queries else data[0], text)
+    texts = list(map(_answers_text, queries, answers))
+    if options.explain:
+        for place, (query, (first, *_)) in enumerate(zip(queries, answers, strict=True)):
+            effects = leave_one_out(completer.search, completer.verbalizer,
+                                    completer.resolve(query), completer.resolve_entity(first.id))
+            data[place]["context"] = [asdict(effect) for effect in effects]
+            texts[place] += "\n" + effects_text(first.name, effects)
+    return Answer(data if options.queries else data[0], "\n\n".join(texts))
 
 
 def _queries(options: Namespace) -> list[Query]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from caption_cache.captions import read_captions, read_link_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.decoding.best_first import top_k
@@ -22,7 +20,7 @@ from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.text.input_config import CaptionScope
+from kgc_seq2seq.reading import load_captions, make_verbalizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.model import load_model, load_tokenizer
 
@@ -72,9 +70,7 @@ class Completer:
         self.verbalizer = verbalizer
         self.search = search
         self.config = config
-        self._entities = _Index("entity", "entities", graph.entity_ids, graph.entity_names)
-        self._relations = _Index("relation", "relations", graph.relation_ids,
-                                 graph.relation_names[: graph.num_relations])
+        self._names = QueryNames(graph)
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> Completer:
@@ -90,7 +86,7 @@ class Completer:
         tokenizer = load_tokenizer(run / "tokenizer")
         model = load_model(run / "model")
         captions = load_captions(dataset, config)
-        verbalizer = captions.verbalizer(graph, tokenizer, config)
+        verbalizer = make_verbalizer(graph, captions, tokenizer, config)
         trie = EntityTrie.load(run / "trie.safetensors")
         if not np.array_equal(EntityTrie.build(*verbalizer.names()).tokens, trie.tokens):
             raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
@@ -139,10 +135,15 @@ class Completer:
         Raises:
             InputError: A name is unknown; the nearest known ones are named.
         """
-        relation = self._relations[query.relation]
-        if query.direction == "head":
-            relation += self.graph.num_relations
-        return self._entities[query.entity], relation
+        return self._names.resolve(query)
+
+    def resolve_entity(self, name: str) -> int:
+        """The entity with a name or an id.
+
+        Raises:
+            InputError: There is none; the nearest known names are told.
+        """
+        return self._names.entities[name]
 
 
 def read_run(run: Path) -> RunConfig:
@@ -160,43 +161,21 @@ def read_run(run: Path) -> RunConfig:
     return RunConfig.load(run / "config.yaml")
 
 
-@dataclass(frozen=True)
-class RunCaptions:
-    """The captions that a run reads, by scope; empty where it reads none."""
+class QueryNames:
+    """Finds the entities and relations that queries name."""
 
-    entity: Mapping[str, str]
-    """By entity id."""
-    pair: Mapping[tuple[str, str], str]
-    """By (entity id, neighbour id), in both orders: of the scope pair or summary."""
-    relation: Mapping[tuple[str, str], str]
-    """By (entity id, relation id)."""
+    def __init__(self, graph: KnowledgeGraph) -> None:
+        self.graph = graph
+        self.entities = _Index("entity", "entities", graph.entity_ids, graph.entity_names)
+        self.relations = _Index("relation", "relations", graph.relation_ids,
+                                graph.relation_names[: graph.num_relations])
 
-    def verbalizer(
-        self, graph: KnowledgeGraph, tokenizer: PreTrainedTokenizerBase, config: RunConfig
-    ) -> Verbalizer:
-        """The run's verbalizer.
-
-        Raises:
-            InputError: The tokenizer cannot tell the names apart.
-        """
-        return Verbalizer(graph, self.entity, tokenizer, config.input, config.seed, self.pair,
-                          self.relation)
-
-
-def load_captions(dataset: Path, config: RunConfig) -> RunCaptions:
-    """Read the captions that a run reads.
-
-    Raises:
-        InputError: It reads captions of a scope that has none.
-    """
-    def linked(scope: CaptionScope) -> dict[tuple[str, str], str]:
-        return (read_link_captions(dataset, scope, config.caption_source).texts
-                if config.input.reads(scope) else {})
-
-    return RunCaptions(
-        entity=read_captions(dataset, config.caption_source).texts
-        if config.input.reads("entity") else {},
-        pair=linked("pair") | linked("summary"), relation=linked("relation"))
+    def resolve(self, query: Query) -> tuple[int, int]:
+        """As `Completer.resolve`."""
+        relation = self.relations[query.relation]
+        if query.direction == "head":
+            relation += self.graph.num_relations
+        return self.entities[query.entity], relation
 
 
 class _Index:

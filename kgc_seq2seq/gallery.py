@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from caption_cache.images import decode, find_images, has_images, read_bytes, read_entities
-from kgc_seq2seq.completer import Completer, Query, load_captions, read_run
+from kgc_seq2seq.completer import Completer, Query, read_run
 from kgc_seq2seq.evaluation.report import Example, write_report
 from kgc_seq2seq.evaluation.results import read_result
 from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.reading import load_captions
 from kgc_seq2seq.training.logs import read_metrics
 
 QUERIES_A_RELATION = 2

@@ -21,7 +21,6 @@ from caption_cache.captioners import load_captioner
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.completer import load_captions
 from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_config
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
@@ -32,7 +31,7 @@ from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.evaluation.results import read_result, write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
-from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
+from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
 from kgc_seq2seq.training.loop import Task, train
 from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
 from kgc_seq2seq.training.seq2seq import Seq2Seq
@@ -87,10 +86,10 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     captions = load_captions(dataset, config)
 
     with accelerator.main_process_first():
-        tokenizer = _tokenizer(config, run, lambda: graph_texts(
-            graph, captions.entity, [*captions.pair.values(), *captions.relation.values()],
-            config.input.literals()))
-        verbalizer = captions.verbalizer(graph, tokenizer, config)
+        # That of an earlier start of this run, or a new one.
+        tokenizer = (load_tokenizer(run / "tokenizer") if (run / "tokenizer").is_dir() else
+                     make_tokenizer(graph, captions, config))
+        verbalizer = make_verbalizer(graph, captions, tokenizer, config)
         trie = EntityTrie.build(*verbalizer.names())
         # Where the run moves, a data set beside it may move with it.
         stored = replace(config, out=".", dataset=os.path.relpath(dataset, run))
@@ -218,15 +217,6 @@ def open_run(run: Path, *, restart: bool) -> None:
             (run / "metrics.jsonl").unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(run, error) from None
-
-
-def _tokenizer(config: RunConfig, run: Path, texts: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of an earlier start of this run, or a new one."""
-    if (run / "tokenizer").is_dir():
-        return load_tokenizer(run / "tokenizer")
-    if config.model.pretrained is not None:
-        return load_tokenizer(config.model.pretrained)
-    return train_tokenizer(texts(), config.tokenizer)
 
 
 def _write_run(

@@ -24,7 +24,8 @@ class TokenTable:
     @classmethod
     def build(cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> TokenTable:
         """Tokenize ``texts``; an empty text takes no token."""
-        ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        ids = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False,
+                        return_token_type_ids=False)["input_ids"] if texts else []
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         flat = np.fromiter((token for row in ids for token in row), np.int32, lengths.sum())
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

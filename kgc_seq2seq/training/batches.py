@@ -24,7 +24,7 @@ class Batches:
 
     def __init__(
         self, lengths: Callable[[int], Longs], batch_size: int, seed: int,
-        batch_tokens: int | None = None,
+        batch_tokens: int | None = None, least: int = 1,
     ) -> None:
         """Plan the batches.
 
@@ -34,12 +34,14 @@ class Batches:
                 of an epoch waits for the next.
             seed: Same seed, same batches.
             batch_tokens: In place of ``batch_size``: as many examples as have so many tokens with
-                padding, at least one; nothing is left over.
+                padding; nothing is left over.
+            least: As many examples are in every batch of ``batch_tokens``, be it too large.
         """
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
         self.batch_tokens = batch_tokens
+        self.least = least
         self._epoch = lru_cache(maxsize=1)(self._plan)
         self._ends = [0]  # of the epochs, in steps
 
@@ -64,23 +66,27 @@ class Batches:
         if self.batch_tokens is None:
             cuts = np.arange(0, len(kept) + 1, size)
         else:
-            cuts = _cut(lengths[kept], window, self.batch_tokens)
+            cuts = _cut(lengths[kept], window, self.batch_tokens, self.least)
         return [kept[cuts[batch] : cuts[batch + 1]]
                 for batch in generator.permutation(len(cuts) - 1)]
 
 
-def _cut(lengths: Longs, window: Longs, tokens: int) -> Longs:
-    """Where batches begin and end, so that each takes ``tokens`` with padding, or is one example.
+def _cut(lengths: Longs, window: Longs, tokens: int, least: int) -> Longs:
+    """Where batches begin and end, so that each takes ``tokens`` with padding.
 
     Args:
         lengths: int64 [n], ascending within each window.
         window: int64 [n], ascending.
-        tokens: So many at most.
+        tokens: So many at most, where ``least`` examples have no more.
+        least: Examples in a batch, at least; ``n`` where there are not so many.
     """
     cuts = [0]
     ends = np.searchsorted(window, window, side="right")
     while cuts[-1] < len(lengths):
         start = cuts[-1]
         padded = lengths[start : ends[start]] * np.arange(1, ends[start] - start + 1)
-        cuts.append(start + max(1, int(np.searchsorted(padded, tokens, side="right"))))
+        fitting = int(np.searchsorted(padded, tokens, side="right"))
+        cuts.append(min(start + max(least, fitting), len(lengths)))
+    if len(cuts) > 2 and cuts[-1] - cuts[-2] < least:
+        del cuts[-2]
     return np.array(cuts)

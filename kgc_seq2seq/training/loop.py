@@ -150,7 +150,8 @@ def train(
     checkpoints = Checkpoints(run / "checkpoints", identity, config.keep_checkpoints)
     optimizer = make_optimizer(model.parameters(), optimizer_config)
     progress = checkpoints.restore(model, optimizer)
-    batches = Batches(task.lengths, config.batch_size, seed, task.batch_tokens)
+    batches = Batches(task.lengths, config.batch_size, seed, task.batch_tokens,
+                      least=accelerator.num_processes)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     main, device = accelerator.is_main_process, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes

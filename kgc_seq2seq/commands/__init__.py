@@ -1,0 +1,1 @@
+"""Commands of ``kgc``, one topic a file."""
