@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
 from kgc_seq2seq.commands.fuse import add_fuse
+from kgc_seq2seq.commands.show_input import add_show_input
 
 if TYPE_CHECKING:
     from kgc_seq2seq.completer import Prediction, Query
@@ -88,10 +89,12 @@ def _parser() -> Parser:
         'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}'
     ))
     predict.add_argument("--explain", action="store_true", help=(
-        "say what each part of a fusion has in an answer's score, and what structure, image and "
-        "text weigh in a scorer"))
+        "say what each part of a fusion has in an answer's score, what structure, image and text "
+        "weigh in a scorer, and what the first answer's log-probability would be without each "
+        "part of the generator's input"))
     _add_features(parser)
     add_fuse(parser)
+    add_show_input(parser)
     report = parser.add_command("report", _report, "write report.html into a run folder")
     _run_folder(report)
     return parser
@@ -311,7 +314,10 @@ def _evaluate(options: Namespace) -> Answer:
 
 
 def _predict(options: Namespace) -> Answer:
+    from dataclasses import asdict
+
     from kgc_seq2seq.completer import Completer
+    from kgc_seq2seq.leave_one_out import effects_text, leave_one_out
 
     queries = _queries(options)
     completer = Completer.from_pretrained(options.run)
@@ -320,13 +326,21 @@ def _predict(options: Namespace) -> Answer:
     texts = list(map(_answers_text, queries, answers))
     if options.explain:
         from kgc_seq2seq.explain import explain_parts
+        from kgc_seq2seq.systems.dense import Dense
 
         for entry, place, found in zip(data, range(len(texts)), explain_parts(
                 completer, queries, answers), strict=True):
             entry.update(found.data)
             texts[place] += "\n" + found.text
-    text = "\n\n".join(texts)
-    return Answer(data if options.queries else data[0], text)
+        if not isinstance(completer.system, Dense):
+            generator = completer.generator
+            for place, (query, (first, *_)) in enumerate(zip(queries, answers, strict=True)):
+                effects = leave_one_out(generator.search, generator.verbalizer,
+                                        completer.resolve(query),
+                                        completer.resolve_entity(first.id))
+                data[place]["context"] = [asdict(effect) for effect in effects]
+                texts[place] += "\n" + effects_text(first.name, effects)
+    return Answer(data if options.queries else data[0], "\n\n".join(texts))
 
 
 def _queries(options: Namespace) -> list[Query]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.systems.ensemble import Ensemble
 from kgc_seq2seq.systems.fused import Fused
@@ -58,10 +59,8 @@ class Completer:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.graph = graph = system.graph
-        self._entities = _Index("entity", "entities", graph.entity_ids, graph.entity_names)
-        self._relations = _Index("relation", "relations", graph.relation_ids,
-                                 graph.relation_names[: graph.num_relations])
+        self.graph = system.graph
+        self._names = QueryNames(self.graph)
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> Completer:
@@ -122,10 +121,32 @@ class Completer:
         Raises:
             InputError: A name is unknown; the nearest known ones are named.
         """
-        relation = self._relations[query.relation]
+        return self._names.resolve(query)
+
+    def resolve_entity(self, name: str) -> int:
+        """The entity with a name or an id.
+
+        Raises:
+            InputError: There is none; the nearest known names are told.
+        """
+        return self._names.entities[name]
+
+
+class QueryNames:
+    """Finds the entities and relations that queries name."""
+
+    def __init__(self, graph: KnowledgeGraph) -> None:
+        self.graph = graph
+        self.entities = _Index("entity", "entities", graph.entity_ids, graph.entity_names)
+        self.relations = _Index("relation", "relations", graph.relation_ids,
+                                graph.relation_names[: graph.num_relations])
+
+    def resolve(self, query: Query) -> tuple[int, int]:
+        """As `Completer.resolve`."""
+        relation = self.relations[query.relation]
         if query.direction == "head":
             relation += self.graph.num_relations
-        return self._entities[query.entity], relation
+        return self.entities[query.entity], relation
 
 
 class _Index:

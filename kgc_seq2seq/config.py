@@ -14,8 +14,8 @@ import jsonargparse
 import yaml
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
-from kgc_seq2seq.text.verbalizer import InputConfig
 from kgc_seq2seq.training.loop import LoopConfig, TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig
 from kgc_seq2seq.training.optimizer import OptimizerConfig
@@ -37,14 +37,13 @@ class AnyRunConfig:
     """The training loop."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As nested JSON values."""
-        return asdict(self)
+        """As nested JSON values, as a checkpoint or a file gives them back."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     def save(self, path: Path) -> None:
         """Write it as YAML, in the order of the fields."""
-        # By way of JSON, tuples become the lists that YAML knows.
-        values = json.loads(json.dumps(self.as_dict()))
-        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
 
 
 @dataclass(frozen=True)

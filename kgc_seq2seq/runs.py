@@ -20,7 +20,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from caption_cache.captions import read_captions
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig, read_yaml
@@ -28,6 +27,7 @@ from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.reading import load_captions, make_verbalizer
 from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.scorers.scorer import EntityScorer
 from kgc_seq2seq.systems.dense import Dense
@@ -36,7 +36,6 @@ from kgc_seq2seq.systems.fused import Fused
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.rerank import Rerank
 from kgc_seq2seq.systems.system import System
-from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.model import load_model, load_tokenizer
 
 Kind = Literal["generator", "scorer", "fusion"]
@@ -96,6 +95,18 @@ def run_kind(run: Path) -> Kind:
     return "fusion" if "fusion" in keys else "scorer" if "scorer" in keys else "generator"
 
 
+def read_generator(run: Path) -> RunConfig:
+    """The configuration of a generator's run; its ``dataset`` is relative to the folder.
+
+    Raises:
+        InputError: It is no run folder, or the run of something else.
+    """
+    kind = run_kind(run)
+    if kind != "generator":
+        raise InputError(f"{run} is the run of a {kind}, where that of a generator is needed.")
+    return RunConfig.load(run / "config.yaml")
+
+
 def open_run(run: Path) -> Run:
     """Open a run folder of any kind, on a GPU if there is one.
 
@@ -113,19 +124,19 @@ def open_run(run: Path) -> Run:
 
 
 def _open_generator(run: Path) -> Run:
-    config = RunConfig.load(run / "config.yaml")
+    config = read_generator(run)
     dataset = run / config.dataset
     graph = read_graph(dataset)
     tokenizer = load_tokenizer(run / "tokenizer")
     model = load_model(run / "model")
     captions = load_captions(dataset, config)
-    verbalizer = Verbalizer(graph, captions, tokenizer, config.input, config.seed)
+    verbalizer = make_verbalizer(graph, captions, tokenizer, config)
     trie = EntityTrie.load(run / "trie.safetensors")
     if not np.array_equal(EntityTrie.build(*verbalizer.names()).tokens, trie.tokens):
         raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
                          "put the data set back, or train again.")
     model.to(_device()).eval()  # type: ignore[arg-type]
-    return Run("generator", dataset, captions,
+    return Run("generator", dataset, captions.entity,
                Generator(verbalizer, ExactSearch(TreeDecoder(model), trie)))
 
 
@@ -226,17 +237,6 @@ def weights_hash(run: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def load_captions(dataset: Path, config: RunConfig) -> dict[str, str]:
-    """The captions that a generator reads, by entity id; empty when it reads none.
-
-    Raises:
-        InputError: It reads captions, and there are none.
-    """
-    if not config.input.captions:
-        return {}
-    return read_captions(dataset, config.caption_source).texts
 
 
 def _device() -> torch.device:

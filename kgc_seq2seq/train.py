@@ -31,10 +31,8 @@ from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.evaluation.results import read_result, write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
-from kgc_seq2seq.runs import load_captions
+from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
 from kgc_seq2seq.systems.generator import Generator
-from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
-from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.loop import Task, train
 from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
 from kgc_seq2seq.training.seq2seq import Seq2Seq
@@ -84,13 +82,15 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     run = Path(config.out)
     if main_process:
         open_run(run, restart=restart)
-    dataset = open_dataset(config.dataset, run, accelerator, captions=config.input.captions)
+    dataset = open_dataset(config.dataset, run, accelerator, captions=config.input.reads("entity"))
     graph = read_graph(dataset)
     captions = load_captions(dataset, config)
 
     with accelerator.main_process_first():
-        tokenizer = _tokenizer(config, run, lambda: graph_texts(graph, captions))
-        verbalizer = Verbalizer(graph, captions, tokenizer, config.input, config.seed)
+        # That of an earlier start of this run, or a new one.
+        tokenizer = (load_tokenizer(run / "tokenizer") if (run / "tokenizer").is_dir() else
+                     make_tokenizer(graph, captions, config))
+        verbalizer = make_verbalizer(graph, captions, tokenizer, config)
         trie = EntityTrie.build(*verbalizer.names())
         # Where the run moves, a data set beside it may move with it.
         stored = replace(config, out=".", dataset=os.path.relpath(dataset, run))
@@ -110,10 +110,12 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         ranks = rank_triples(search, verbalizer, graph.valid, accelerator)
         return float(metrics(ranks)["mrr"])
 
-    task = Seq2Seq(model, verbalizer.input_lengths(queries), make_batch, validate,
-                   config.training.label_smoothing)
+    task = Seq2Seq(model, lambda epoch: verbalizer.lengths(queries, epoch), make_batch, validate,
+                   config.training.label_smoothing, config.training.batch_tokens)
     stopped = train_task(task, accelerator, config, stored.as_dict(), {
-        "system": "generator", "neighbours": config.input.neighbours, "captions": bool(captions)})
+        "system": "generator", "setting": config.input.setting,
+        "neighbours": config.input.neighbours,
+        "captions": any(map(config.input.reads, config.input.caption_scopes))})
     if stopped is not None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
@@ -217,15 +219,6 @@ def open_run(run: Path, *, restart: bool) -> None:
             (run / "metrics.jsonl").unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(run, error) from None
-
-
-def _tokenizer(config: RunConfig, run: Path, texts: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of an earlier start of this run, or a new one."""
-    if (run / "tokenizer").is_dir():
-        return load_tokenizer(run / "tokenizer")
-    if config.model.pretrained is not None:
-        return load_tokenizer(config.model.pretrained)
-    return train_tokenizer(texts(), config.tokenizer)
 
 
 def _write_run(

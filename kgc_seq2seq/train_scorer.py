@@ -130,8 +130,7 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     torch.manual_seed(config.seed)
     model = kind(model_config, Vocabulary.of(graph), vectors).to(accelerator.device)
     task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
-    # By way of JSON, as a checkpoint gives it back: tuples become lists.
-    identity = json.loads(json.dumps(stored.as_dict()))
+    identity = stored.as_dict()
     stopped = train_task(task, accelerator, config, identity, {"system": kind.title})
     if stopped is not None:
         return stopped
@@ -149,10 +148,10 @@ class _Fit:
     graph: KnowledgeGraph
     steps: int
     accelerator: Accelerator
+    batch_tokens: None = None
     unit: str = "examples"
 
-    @property
-    def lengths(self) -> Longs:
+    def lengths(self, epoch: int) -> Longs:
         return np.ones(len(self.feed), np.int64)
 
     def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:

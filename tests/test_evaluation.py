@@ -24,8 +24,9 @@ from kgc_seq2seq.evaluation.ranking import CertifiedRanks, encode_queries, rank_
 from kgc_seq2seq.evaluation.ranks import Ranks, metrics
 from kgc_seq2seq.evaluation.results import summarize
 from kgc_seq2seq.evaluation.sampled import SampledRanks
+from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
-from kgc_seq2seq.text.verbalizer import InputConfig, Verbalizer
+from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig

@@ -15,13 +15,15 @@ from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
+from kgc_seq2seq.text.input_config import InputConfig
+from kgc_seq2seq.text.settings import FACT_MARK
 from kgc_seq2seq.text.tokenizer import (
     TokenizerConfig,
     add_relation_marks,
     graph_texts,
     train_tokenizer,
 )
-from kgc_seq2seq.text.verbalizer import FACT_MARK, InputConfig, Verbalizer
+from kgc_seq2seq.text.verbalizer import Verbalizer
 
 SMALL = TokenizerConfig(pieces=80, words=50)
 
@@ -198,12 +200,14 @@ def test_names_with_unknown_characters_are_refused(tiny: Path) -> None:
         Verbalizer(graph, {}, tokenizer, InputConfig(), 0)
 
 
-def test_lengths_foretell_the_order_of_true_lengths(nations: Path) -> None:
-    """They only group inputs of like length into batches."""
+def test_lengths_are_those_of_inputs_and_targets(nations: Path) -> None:
     graph = read_graph(nations)
     texts = read_captions(nations).texts
     tokenizer = train_tokenizer(graph_texts(graph, texts), TokenizerConfig())
-    verbalizer = Verbalizer(graph, texts, tokenizer, InputConfig(vary_neighbours=False), seed=0)
+    verbalizer = Verbalizer(graph, texts, tokenizer, InputConfig(max_tokens=40), seed=0)
     queries = graph.training_queries
-    true = (verbalizer.inputs(queries, 1) != verbalizer.pad).sum(axis=1)
-    assert np.corrcoef(verbalizer.input_lengths(queries), true)[0, 1] > 0.8
+    for epoch in (0, 3):
+        inputs = (verbalizer.inputs(queries, epoch) != verbalizer.pad).sum(axis=1)
+        targets = (verbalizer.targets(queries[:, 2]) >= 0).sum(axis=1)
+        assert inputs.max() <= 40
+        assert np.array_equal(verbalizer.lengths(queries, epoch), inputs + targets)

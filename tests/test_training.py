@@ -56,22 +56,46 @@ def lines(run: Path) -> list[dict[str, float]]:
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 9))
 def test_an_epoch_is_a_permutation_and_a_step_a_function(n: int, size: int, seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 9, n)
-    batches = Batches(lengths, size, seed)
-    epoch = [batches[step] for step in range(batches.per_epoch)]
+    batches = Batches(lambda epoch: lengths, size, seed)
+    per_epoch = n // min(size, n)
+    epoch = [batches[step] for step in range(per_epoch)]
     assert {number for number, _ in epoch} == {1}
     seen = np.concatenate([rows for _, rows in epoch])
-    assert len(set(seen.tolist())) == len(seen) == batches.per_epoch * min(size, n)
-    again = Batches(lengths, size, seed)
-    step = batches.per_epoch * 3 + batches.per_epoch // 2
+    assert len(set(seen.tolist())) == len(seen) == per_epoch * min(size, n)
+    again = Batches(lambda epoch: lengths, size, seed)
+    step = per_epoch * 3 + per_epoch // 2
     assert np.array_equal(again[step][1], batches[step][1])
     assert again[step][0] == 4
 
 
 def test_batches_hold_examples_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 100, 4096)
-    batches = Batches(lengths, 32, 0)
-    spread = [np.ptp(lengths[batches[step][1]]) for step in range(batches.per_epoch)]
+    batches = Batches(lambda epoch: lengths, 32, 0)
+    spread = [np.ptp(lengths[batches[step][1]]) for step in range(128)]
     assert np.mean(spread) < 15
+
+
+@given(st.integers(1, 60), st.integers(1, 200), st.integers(0, 9))
+def test_a_token_budget_holds_and_every_epoch_has_every_example(
+    n: int, tokens: int, seed: int
+) -> None:
+    """Lengths, and so the number of batches, differ from epoch to epoch."""
+    def lengths(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).integers(1, 40, n)
+
+    batches = Batches(lengths, 1, seed, tokens)
+    step = 0
+    for epoch in (1, 2, 3):
+        seen: list[int] = []
+        while batches[step][0] == epoch:
+            rows = batches[step][1]
+            assert len(rows) == 1 or len(rows) * lengths(epoch)[rows].max() <= tokens
+            seen += rows.tolist()
+            step += 1
+        assert sorted(seen) == list(range(n))
+    again = Batches(lengths, 1, seed, tokens)
+    assert again[step - 1][0] == 3
+    assert np.array_equal(again[step - 1][1], batches[step - 1][1])
 
 
 def test_learning_rate_rises_and_falls() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.names import Key
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.graph.names import Key, collision_groups
 from kgc_seq2seq.text.token_table import TokenTable
 
 
@@ -21,13 +22,17 @@ def token_keys(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
         A key for each name, equal exactly when the tokens are; and the places of the names that
         have no tokens, or unknown ones.
     """
-    table = TokenTable.build(tokenizer, names)
-    bounds = table.offsets.tolist()
-    words = list(map(str, table.tokens.tolist()))
+    return _keys(TokenTable.build(tokenizer, names), len(names), int(tokenizer.unk_token_id))
+
+
+def _keys(table: TokenTable, count: int, unknown: int) -> tuple[list[str], list[int]]:
+    """As `token_keys`, of the first ``count`` texts of a table."""
+    bounds = table.offsets[: count + 1].tolist()
+    words = list(map(str, table.tokens[: bounds[-1]].tolist()))
     keys = [" ".join(words[start:end]) for start, end in pairwise(bounds)]
-    unknown = np.flatnonzero(table.tokens == tokenizer.unk_token_id)
-    owners = np.searchsorted(table.offsets, unknown, side="right") - 1
-    bad = np.union1d(owners, np.flatnonzero(np.diff(table.offsets) == 0))
+    lacking = np.flatnonzero(table.tokens[: bounds[-1]] == unknown)
+    owners = np.searchsorted(table.offsets, lacking, side="right") - 1
+    bad = np.union1d(owners, np.flatnonzero(np.diff(table.offsets[: count + 1]) == 0))
     return keys, bad.tolist()
 
 
@@ -46,3 +51,28 @@ def token_key(tokenizer: PreTrainedTokenizerBase) -> Key:
         return keys
 
     return key
+
+
+def refuse_unspeakable(graph: KnowledgeGraph, table: TokenTable, unknown: int) -> None:
+    """Check that names and entities correspond one to one as tokens.
+
+    Args:
+        graph: Its N names are the first N texts of ``table``.
+        table: The tokens.
+        unknown: The token that stands for what the vocabulary lacks.
+
+    Raises:
+        InputError: A name has no tokens or unknown ones, or two names have the same.
+    """
+    names, ids = graph.entity_names, graph.entity_ids
+    keys, bad = _keys(table, len(names), unknown)
+    if bad:
+        raise InputError(f"{len(bad)} names hold characters that the tokenizer lacks, such as "
+                         f"{names[bad[0]]!r}; rename them, or train a tokenizer on them "
+                         "(model.init: scratch).")
+    twins, _ = collision_groups(keys)
+    if len(twins):
+        one, other = twins[:2].tolist()
+        raise InputError(f"{len(twins)} names have the same tokens as another's, such as "
+                         f"{names[one]!r} ({ids[one]}) and {names[other]!r} ({ids[other]}); "
+                         "rename them.")

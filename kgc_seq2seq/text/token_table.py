@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from kgc_seq2seq.graph.csr import Ints, Longs, expand_spans
+from kgc_seq2seq.graph.csr import Ints, Longs
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,43 +24,47 @@ class TokenTable:
     @classmethod
     def build(cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> TokenTable:
         """Tokenize ``texts``; an empty text takes no token."""
-        ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        ids = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False,
+                        return_token_type_ids=False)["input_ids"] if texts else []
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         flat = np.fromiter((token for row in ids for token in row), np.int32, lengths.sum())
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
-    def lengths(self, texts: Longs) -> Longs:
-        """Tokens in each of ``texts``."""
-        return self.offsets[texts + 1] - self.offsets[texts]
+    @cached_property
+    def lengths(self) -> Longs:
+        """Tokens in each text, int64 [S]."""
+        return np.diff(self.offsets)
 
-    def spell(self, owners: Longs, texts: Longs) -> tuple[Longs, Ints]:
+    def spell(self, texts: Longs, ends: Longs) -> Ints:
         """Replace each text by its tokens.
 
         Args:
-            owners: The example each text belongs to, int64 [K], ascending.
             texts: int64 [K].
+            ends: The running total of their lengths, int64 [K].
 
         Returns:
-            The example of each token (int64, ascending) and the tokens (int32).
+            Their tokens, one text after the other.
         """
-        which, index = expand_spans(self.offsets[texts], self.lengths(texts))
-        return owners[which], self.tokens[index]
+        lengths = self.lengths[texts]
+        index = np.repeat(self.offsets[texts] - (ends - lengths), lengths)
+        index += np.arange(len(index))
+        tokens: Ints = self.tokens[index]
+        return tokens
 
 
-def pad(owners: Longs, tokens: Ints, examples: int, value: int) -> Longs:
+def pad(lengths: Longs, tokens: Ints, end: int, fill: int) -> Longs:
     """Lay tokens out one example a row.
 
     Args:
-        owners: The example of each token, ascending.
-        tokens: The tokens.
-        examples: Number of rows.
-        value: What fills the rest of a row.
+        lengths: Tokens of each example, int64 [B].
+        tokens: Those of the first example, then those of the second, …
+        end: What ends each example.
+        fill: What fills the rest of a row.
 
     Returns:
-        int64 [examples, longest].
+        int64 [B, longest + 1].
     """
-    counts = np.bincount(owners, minlength=examples)
-    column = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
-    table = np.full((examples, int(counts.max(initial=1))), value, np.int64)
-    table[owners, column] = tokens
+    table = np.full((len(lengths), int(lengths.max(initial=0)) + 1), fill, np.int64)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = tokens
+    table[np.arange(len(lengths)), lengths] = end
     return table

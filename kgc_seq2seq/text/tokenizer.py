@@ -35,8 +35,18 @@ class TokenizerConfig:
             raise InputError(f"tokenizer.words is {self.words}; give 0 or more.")
 
 
-def graph_texts(graph: KnowledgeGraph, captions: Mapping[str, str]) -> Counter[str]:
-    """Every text of a graph with a count that says how often a model will read or write it."""
+def graph_texts(
+    graph: KnowledgeGraph, captions: Mapping[str, str], link_captions: Iterable[str] = (),
+    literals: Iterable[str] = (),
+) -> Counter[str]:
+    """Every text of a graph with a count that says how often a model will read or write it.
+
+    Args:
+        graph: The graph.
+        captions: Of entities, by their id.
+        link_captions: Of pairs and of relations.
+        literals: What stands in every input.
+    """
     texts: Counter[str] = Counter()
     for name, degree in zip(graph.entity_names, graph.train_degree.tolist(), strict=True):
         texts[name] += 1 + degree
@@ -45,6 +55,8 @@ def graph_texts(graph: KnowledgeGraph, captions: Mapping[str, str]) -> Counter[s
         texts[name] += 1 + int((graph.train[:, 1] == plain).sum())
     texts.update(filter(None, graph.entity_descriptions))
     texts.update(filter(None, captions.values()))
+    texts.update(link_captions)
+    texts.update(dict.fromkeys(literals, 2 * len(graph.train)))
     return texts
 
 

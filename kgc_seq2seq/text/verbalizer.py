@@ -2,99 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Ints, Longs, expand_spans
+from caption_cache.links import INVERSE
+from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.text.catalogue import refuse_unspeakable
+from kgc_seq2seq.text.context import Bools, Context, Told
+from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.pair_texts import PairTexts
+from kgc_seq2seq.text.settings import (
+    HEAD_MARK,
+    PRIORITY,
+    TAIL_MARK,
+    Section,
+    Source,
+    atoms,
+)
 from kgc_seq2seq.text.token_table import TokenTable, pad
 from kgc_seq2seq.text.tokenizer import add_relation_marks
 
-CAPTION_MARK, FACT_MARK = "<extra_id_98>", "<extra_id_97>"
+_GROUP = {"head": "entity", "tail": "entity", "plain": "relation"}
+"""Which texts a slot takes, where it is not called as they are."""
+_AT_ONCE = 4096
+Texts = Mapping[tuple[str, str], str]
 
 
 @dataclass(frozen=True)
-class InputConfig:
-    """What goes into the model's input."""
+class Part:
+    """A stretch of one input."""
 
-    neighbours: int = 3
-    """At most so many facts of the train split about the query's entity; 0 for none."""
-    vary_neighbours: bool = True
-    """In training, read a random number of facts from 0 to ``neighbours``: the model learns to
-    answer from the query alone as well, and short inputs make cheap steps."""
-    captions: bool = True
-    """Whether the caption of the query's entity is read, and with each fact that of the pair."""
-    max_tokens: int = 256
-    """Facts, then the caption, are left out of an input that would be longer."""
+    source: Source
+    """Where it comes from."""
+    tokens: tuple[int, ...]
+    """Its tokens."""
+    text: str
+    """The same, decoded."""
+    heading: bool
+    """Whether it only announces what follows."""
+    left_out: bool
+    """Whether the token budget kept it from being read."""
 
-    def __post_init__(self) -> None:
-        if self.neighbours < 0:
-            raise InputError(f"input.neighbours is {self.neighbours}; give 0 or more.")
-        if self.max_tokens < 32:
-            raise InputError(f"input.max_tokens is {self.max_tokens}; give at least 32.")
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Items that stand side by side in the inputs of a batch of queries."""
+
+    owner: Longs
+    """The query of each item, int64 [n], ascending."""
+    pieces: list[tuple[Source, Longs]]
+    """The texts of each item, int64 [n, k], piece by piece: a piece is read as a whole or not."""
+    heading: bool = False
 
 
 class Verbalizer:
-    """Turns queries into token ids.
+    """Turns queries into token ids, by one of the `settings`.
 
-    The input reads ``entity <relation_r> relation <c> caption <f> relation neighbour <f> … EOS``,
-    with captions of pairs ``<f> relation neighbour <c> caption``;
-    the target is the answer's name and EOS. Facts come from the train split, and the one asked
-    for is left out, in whichever direction it is stated.
+    The target is the answer's name and EOS. Facts come from the train split; the one asked for
+    is left out, in whatever words it could be told (`Context`).
     """
 
     def __init__(
         self, graph: KnowledgeGraph, captions: Mapping[str, str],
         tokenizer: PreTrainedTokenizerBase, config: InputConfig, seed: int,
-        pair_captions: Mapping[tuple[str, str], str] | None = None,
+        pair_captions: Texts | None = None, relation_captions: Texts | None = None,
     ) -> None:
         """Tokenize every text of the graph once.
 
         Args:
             graph: The graph.
             captions: Text by entity id; an entity without one has no caption.
-            tokenizer: It gets a mark for every relation, if it has none.
+            tokenizer: It gets a mark for every relation, if it has none and the setting reads it.
             config: What to include.
             seed: Of the choice of facts.
             pair_captions: Text by (entity id, neighbour id), which is read after a fact about
                 the two; as `caption_cache.captions.read_link_captions` gives them.
+            relation_captions: Likewise by (entity id, relation id), read where it is asked for.
 
         Raises:
             InputError: Two names have the same tokens, or a name has tokens the vocabulary lacks.
         """
         self.graph = graph
         self.config = config
-        self.seed = seed
+        self.tokenizer = tokenizer
+        self.context = Context(graph, config, seed)
         self.eos = int(tokenizer.eos_token_id)
         self.pad = int(tokenizer.pad_token_id)
+        self._sections = config.sections()
         self._pairs, pair_texts = PairTexts.build(pair_captions or {}, graph.entity_ids)
-        sections = {
+        self._questions, question_texts = PairTexts.build(
+            relation_captions or {}, graph.entity_ids, _relation_places(graph))
+        slots = {slot for section in self._sections for slot, _ in atoms(section.item)}
+        literals = dict.fromkeys(text for section in self._sections for template in (
+            section.item, section.heading, section.between, section.pair_caption)
+            for slot, text in atoms(template) if not slot)
+        texts: dict[str, Sequence[str]] = {
             "entity": graph.entity_names,
             "relation": graph.relation_names,
-            "relation_mark": add_relation_marks(tokenizer, 2 * graph.num_relations),
-            "caption": [captions.get(key, "") for key in graph.entity_ids],
-            "caption_mark": [CAPTION_MARK],
-            "fact_mark": [FACT_MARK],
-            "nothing": [""],
+            "mark": add_relation_marks(tokenizer, 2 * graph.num_relations)
+            if "mark" in slots else (),
+            "direction": (TAIL_MARK, HEAD_MARK),
+            "caption": [captions.get(key, "") for key in graph.entity_ids]
+            if config.reads("entity") else (),
+            "description": graph.entity_descriptions if config.descriptions else (),
             "pair_caption": pair_texts,
+            "relation_caption": question_texts,
+            "literal": ["", *literals],
         }
-        self.table = TokenTable.build(
-            tokenizer, [text for section in sections.values() for text in section])
-        starts = np.cumsum([0, *map(len, sections.values())])
-        self._text = dict(zip(sections, starts.tolist(), strict=False))
-        refuse_unspeakable(graph, self.table, int(tokenizer.unk_token_id))
+        self._table = TokenTable.build(
+            tokenizer, [text for group in texts.values() for text in group])
+        starts = accumulate(map(len, texts.values()), initial=0)
+        self._first = dict(zip(texts, starts, strict=False))
+        self._nothing = self._first["literal"]
+        self._literals = {text: self._nothing + place
+                          for place, text in enumerate(literals, start=1)}
+        refuse_unspeakable(graph, self._table, int(tokenizer.unk_token_id))
 
     def names(self) -> tuple[Ints, Longs]:
         """Every entity's name ended by EOS: tokens int32 [T] and offsets int64 [N + 1]."""
         count = self.graph.num_entities
-        offsets = self.table.offsets[: count + 1]
-        tokens = np.insert(self.table.tokens[: offsets[-1]], offsets[1:], self.eos)
+        offsets = self._table.offsets[: count + 1]
+        tokens = np.insert(self._table.tokens[: offsets[-1]], offsets[1:], self.eos)
         return tokens.astype(np.int32), offsets + np.arange(count + 1)
 
     def inputs(self, queries: Ints, epoch: int) -> Longs:
@@ -102,137 +135,190 @@ class Verbalizer:
 
         Args:
             queries: int32 [B, 3]: entity, relation in ``0 … 2R - 1``, and the answer, which only
-                serves to leave the asked fact out; -1 where there is none to leave out.
+                serves to leave the asked fact out; -1 where it is not given.
             epoch: From 1 in training: another epoch, other facts. 0 in evaluation.
 
         Returns:
             int64 [B, L], filled up with the padding token.
         """
-        queries = self.graph.fold(queries)
-        example = np.arange(len(queries))
-        entity, relation = queries[:, 0].astype(np.int64), queries[:, 1].astype(np.int64)
-        fact, said, neighbour = self._facts(queries, epoch)
-        caption = self._text["caption"] + entity
-        captioned = example[(self.table.lengths(caption) > 0) & self.config.captions]
-        # Parts of the inputs, each with the example it belongs to and its texts.
-        parts: list[tuple[Longs, list[Longs]]] = [
-            (example, [self._text["entity"] + entity, self._text["relation_mark"] + relation,
-                       self._text["relation"] + relation]),
-            (captioned, [np.full_like(captioned, self._text["caption_mark"]),
-                         caption[captioned]]),
-            (fact, [np.full_like(fact, self._text["fact_mark"]), self._text["relation"] + said,
-                    self._text["entity"] + neighbour,
-                    *self._pair_captions(entity[fact], neighbour)]),
-        ]
-        owner = np.concatenate([np.repeat(owners, len(texts)) for owners, texts in parts])
-        text = np.concatenate([np.stack(texts, axis=1).ravel() for _, texts in parts])
-        part_ends = np.concatenate([np.tile(np.arange(len(texts)) == len(texts) - 1, len(owners))
-                                    for owners, texts in parts])
-        order = np.argsort(owner, kind="stable")
-        fits = self._fits(owner[order], text[order], part_ends[order], len(queries))
-        owners, tokens = self.table.spell(owner[order][fits], text[order][fits])
-        return self._end(owners, tokens, len(queries), self.pad)
+        texts, ends, bounds = self._assemble(queries, epoch)
+        tokens = self._table.spell(texts, ends)
+        lengths = np.diff(bounds)
+        most = self.config.max_tokens - 1
+        if self.config.truncate == "right" and (lengths > most).any():
+            place = np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
+            tokens, lengths = tokens[place < most], np.minimum(lengths, most)
+        return pad(lengths, tokens, self.eos, self.pad)
 
-    def _pair_captions(self, entity: Longs, neighbour: Longs) -> list[Longs]:
-        """What is read after each fact: the mark and the caption of the pair, or nothing."""
-        if not self.config.captions or not len(self._pairs.keys):
-            return []
-        found = self._pairs.find(entity, neighbour, -1)
-        nothing = self._text["nothing"]
-        return [np.where(found < 0, nothing, self._text["caption_mark"]),
-                np.where(found < 0, nothing, self._text["pair_caption"] + found)]
+    def lengths(self, queries: Ints, epoch: int) -> Longs:
+        """Tokens of each row of `inputs` and of its target, int64 [B]."""
+        parts = [queries[start : start + _AT_ONCE] for start in range(0, len(queries), _AT_ONCE)]
+        inputs = [np.diff(self._assemble(part, epoch)[2]) for part in parts]
+        lengths: Longs = np.minimum(np.concatenate(inputs), self.config.max_tokens - 1)
+        lengths += self._table.lengths[queries[:, 2]] + 2
+        return lengths
 
     def targets(self, entities: Ints) -> Longs:
         """Token ids of the answers' names with EOS, int64 [B, T], filled up with -100."""
-        owners, tokens = self.table.spell(np.arange(len(entities)), entities.astype(np.int64))
-        return self._end(owners, tokens, len(entities), -100)
+        lengths = self._table.lengths[entities]
+        tokens = self._table.spell(entities.astype(np.int64), np.cumsum(lengths))
+        return pad(lengths, tokens, self.eos, -100)
 
-    def input_lengths(self, queries: Ints) -> Longs:
-        """About how many tokens the input of each query takes, int64 [n]."""
-        entity = queries[:, 0].astype(np.int64)
-        known = self.graph.neighbours.spans(entity)[1]
-        captions = self.table.lengths(self._text["caption"] + entity) * self.config.captions
-        lengths: Longs = captions + 4 * np.minimum(known, self.config.neighbours)
-        return lengths
+    def parts(self, query: Ints, epoch: int = 0) -> list[Part]:
+        """What the model reads for one query, in order, and what it would have read besides.
 
-    def _facts(self, queries: Ints, epoch: int) -> tuple[Longs, Longs, Longs]:
-        """Chosen facts: the example of each, its relation, and the neighbour."""
-        graph = self.graph
-        owner, rows = graph.neighbours.rows(queries[:, 0].astype(np.int64))
-        said, neighbour = rows[:, 0], rows[:, 1]
-        asked, answer = queries[owner, 1], queries[owner, 2]
-        # In either direction, so that a symmetric fact's mirror does not give the answer away.
-        same = (neighbour == answer) & (said % graph.num_relations == asked % graph.num_relations)
-        owner, asked, said, neighbour = (
-            column[~same] for column in (owner, asked, said, neighbour))
-        # The choice must not depend on the answer, so only query and fact draw the lots.
-        lot = mix(self.seed, epoch, queries[owner, 0], asked, said, neighbour)
-        order = np.lexsort([lot, owner])
-        counts = np.bincount(owner, minlength=len(queries))
-        place = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
-        limit = np.full(len(queries), self.config.neighbours)
-        if epoch and self.config.vary_neighbours:
-            lots = mix(self.seed, epoch, *queries.T)
-            limit = (lots % np.uint64(self.config.neighbours + 1)).astype(np.int64)
-        order = order[place < limit[owner]]
-        return owner[order], said[order].astype(np.int64), neighbour[order].astype(np.int64)
+        Args:
+            query: int32 [3], as a row of the queries of `inputs`.
+            epoch: As in `inputs`.
+        """
+        runs = self._runs(self.graph.fold(query[None]), epoch)
+        kept = self._kept(runs, 1)
+        pieces = [(run, source, texts[item], keep[item])
+                  for run, keeps in zip(runs, kept, strict=True) for item in range(len(run.owner))
+                  for (source, texts), keep in zip(run.pieces, keeps, strict=True)]
+        parts, room = [], self.config.max_tokens - 1
+        for run, source, texts, keep in pieces:
+            tokens = self._table.spell(texts, np.cumsum(self._table.lengths[texts])).tolist()
+            read = len(tokens) * bool(keep)
+            if self.config.truncate == "right":
+                read = min(len(tokens), room)
+                room -= read
+            parts += [Part(source, tuple(piece), str(self.tokenizer.decode(piece)).strip(),
+                           run.heading, left_out)
+                      for piece, left_out in ((tokens[:read], False), (tokens[read:], True))
+                      if piece]
+        return parts
 
-    def _fits(
-        self, owner: Longs, text: Longs, part_ends: npt.NDArray[np.bool_], count: int
-    ) -> npt.NDArray[np.bool_]:
-        """Which texts belong to a part that lies wholly within its example's token budget."""
-        lengths = self.table.lengths(text)
-        sizes = np.bincount(owner, lengths, minlength=count).astype(np.int64)
-        end = np.cumsum(lengths) - (np.cumsum(sizes) - sizes)[owner]
-        last = np.flatnonzero(part_ends)
-        fits = end[last] < self.config.max_tokens
-        return np.repeat(fits, np.diff(last, prepend=-1))
+    def _assemble(self, queries: Ints, epoch: int) -> tuple[Longs, Longs, Longs]:
+        """Put the texts of the inputs together.
 
-    def _end(self, owners: Longs, tokens: Ints, count: int, fill: int) -> Longs:
-        """Lay out one example a row, each ended by EOS."""
-        ends = np.searchsorted(owners, np.arange(count), side="right")
-        return pad(np.insert(owners, ends, np.arange(count)), np.insert(tokens, ends, self.eos),
-                   count, fill)
+        Returns:
+            The texts, int64 [K], those of the first query first; the running total of their
+            tokens, int64 [K]; and where the tokens of each query begin and end, int64 [B + 1].
+        """
+        count = len(queries)
+        runs = self._runs(self.graph.fold(queries), epoch)
+        widths = [sum(texts.shape[1] for _, texts in run.pieces) for run in runs]
+        items = np.stack([np.bincount(run.owner, minlength=count) for run in runs], axis=1)
+        sizes = items * widths
+        # Where the texts of each run begin in each query: behind those of the runs before.
+        starts = (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
+        texts = np.empty(int(sizes.sum()), np.int64)
+        places = []
+        for number, run in enumerate(runs):
+            first = np.cumsum(items[:, number]) - items[:, number]
+            turn = np.arange(len(run.owner)) - first[run.owner]
+            place = starts[run.owner, number] + turn * widths[number]
+            for _, piece in run.pieces:
+                places.append(place[:, None] + np.arange(piece.shape[1]))
+                texts[places[-1]] = piece
+                place = place + piece.shape[1]
+        last = np.cumsum(sizes.sum(axis=1))
+        ends = np.cumsum(self._table.lengths[texts])
+        bounds = np.append(0, ends)[np.append(0, last)]
+        if self.config.truncate == "priority" and (
+                np.diff(bounds) >= self.config.max_tokens).any():
+            kept = [keep for keeps in self._kept(runs, count) for keep in keeps]
+            for where, keep in zip(places, kept, strict=True):
+                texts[where[~keep]] = self._nothing
+            ends = np.cumsum(self._table.lengths[texts])
+            bounds = np.append(0, ends)[np.append(0, last)]
+        return texts, ends, bounds
+
+    def _kept(self, runs: list[_Run], count: int) -> list[list[Bools]]:
+        """Which items of each piece of each run the token budget allows.
+
+        Sources are served in the order of `PRIORITY`; of one source, items are read from the
+        first on while there is room.
+        """
+        kept = [[np.ones(len(run.owner), bool) for _ in run.pieces] for run in runs]
+        if self.config.truncate == "right":
+            return kept
+        room = np.full(count, self.config.max_tokens - 1)
+        for source in PRIORITY:
+            for run, keeps in zip(runs, kept, strict=True):
+                for place, (of, texts) in enumerate(run.pieces):
+                    if of != source:
+                        continue
+                    # What belongs to an item goes with it.
+                    cost = self._table.lengths[texts].sum(axis=1) * keeps[0]
+                    total = np.cumsum(cost)
+                    before = (total - cost)[np.searchsorted(run.owner, run.owner)]
+                    if source != "query":
+                        keeps[place] = keeps[0] & (total - before <= room[run.owner])
+                    spent = np.bincount(run.owner, cost * keeps[place], minlength=count)
+                    room -= spent.astype(np.int64)
+        return kept
+
+    def _runs(self, queries: Ints, epoch: int) -> list[_Run]:
+        """Everything that could be read for folded queries, in order."""
+        everyone = np.arange(len(queries))
+        entity, relation = queries[:, 0].astype(np.int64), queries[:, 1].astype(np.int64)
+        facts: Told | None = None
+        runs = []
+        for section in self._sections:
+            if section.heading:
+                runs.append(_Run(everyone, [
+                    (section.source, self._fill(section.heading, len(queries)))], heading=True))
+            match section.source:
+                case "query" | "instruction":
+                    turned, plain = np.divmod(relation, self.graph.num_relations)
+                    run = self._run(section, everyone, entity=entity, relation=relation,
+                                    mark=relation, plain=plain, direction=turned)
+                case "caption" | "description":
+                    has = np.flatnonzero(
+                        self._table.lengths[self._first[section.source] + entity])
+                    run = self._run(section, has, **{section.source: entity[has]})
+                case "relation caption":
+                    found = self._questions.find(entity, relation, -1)
+                    has = np.flatnonzero(found >= 0)
+                    run = self._run(section, has, relation_caption=found[has])
+                case "fact":
+                    facts = self.context.facts(queries, epoch)
+                    run = self._told(section, facts)
+                    if section.pair_caption:
+                        run.pieces.append(self._pair_captions(section, queries, facts))
+                case "two hops":
+                    assert facts is not None  # sections of facts stand before
+                    run = self._told(section, self.context.two_hops(queries, facts, epoch))
+                case _:
+                    run = self._told(section, self.context.examples(queries, epoch))
+            runs.append(run)
+        return runs
+
+    def _told(self, section: Section, told: Told) -> _Run:
+        """Facts as the items of a section."""
+        return self._run(section, told.owner, head=told.head, relation=told.relation,
+                         tail=told.tail)
+
+    def _pair_captions(
+        self, section: Section, queries: Ints, facts: Told
+    ) -> tuple[Source, Longs]:
+        """The captions of the pairs of facts; of the pair that is asked for, none is read."""
+        found = self._pairs.find(facts.head, facts.tail, -1)
+        texts = self._fill(section.pair_caption, len(found), pair_caption=found)
+        texts[(found < 0) | self.context.is_asked(queries, facts.owner, facts.tail)] = self._nothing
+        return "pair caption", texts
+
+    def _run(self, section: Section, owner: Longs, **slots: Longs) -> _Run:
+        """The items of a section."""
+        texts = self._fill(section.item, len(owner), **slots)
+        if section.between:
+            between = self._fill(section.between, len(owner))
+            between[np.diff(owner, prepend=-1) != 0] = self._nothing
+            texts = np.hstack([between, texts])
+        return _Run(owner, [(section.source, texts)])
+
+    def _fill(self, template: str, count: int, **slots: Longs) -> Longs:
+        """The texts of ``count`` copies of a template, int64 [count, k]."""
+        columns = [self._first[_GROUP.get(slot, slot)] + slots[slot] if slot else
+                   np.full(count, self._literals[text]) for slot, text in atoms(template)]
+        return np.stack(columns, axis=1)
 
 
-def refuse_unspeakable(graph: KnowledgeGraph, table: TokenTable, unknown: int) -> None:
-    """Check that names and entities correspond one to one as tokens.
-
-    Args:
-        graph: Its N names are the first N texts of ``table``.
-        table: The tokens.
-        unknown: The token that stands for what the vocabulary lacks.
-
-    Raises:
-        InputError: A name has no tokens or unknown ones, or two names have the same.
-    """
-    names = graph.entity_names
-    lengths = np.diff(table.offsets[: len(names) + 1])
-    owner, place = expand_spans(table.offsets[: len(names)], lengths)
-    bad = np.unique(np.concatenate([owner[table.tokens[place] == unknown],
-                                    np.flatnonzero(lengths == 0)]))
-    if len(bad):
-        raise InputError(f"{len(bad)} names hold characters that the tokenizer lacks, such as "
-                         f"{names[bad[0]]!r}; rename them, or train a tokenizer on them "
-                         "(model.init: scratch).")
-    width = int(lengths.max())
-    rows = pad(owner, table.tokens[place], len(names), -1)[:, :width]
-    _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    twin = np.flatnonzero(first[group] != np.arange(len(names)))
-    if len(twin):
-        one, other = first[group[twin[0]]], twin[0]
-        raise InputError(f"{len(twin)} names have the same tokens as another's, such as "
-                         f"{names[one]!r} ({graph.entity_ids[one]}) and {names[other]!r} "
-                         f"({graph.entity_ids[other]}); rename them.")
-
-
-def mix(*parts: int | Ints) -> npt.NDArray[np.uint64]:
-    """Hash columns of integers, elementwise (SplitMix64's finalizer, chained)."""
-    state = np.zeros(1, np.uint64)
-    with np.errstate(over="ignore"):
-        for part in parts:
-            state = (state ^ np.asarray(part).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return state
+def _relation_places(graph: KnowledgeGraph) -> dict[str, int]:
+    """The numbers of relations by their ids in the caption cache; folded, as queries are."""
+    count = graph.num_relations
+    forward = {key: place for place, key in enumerate(graph.relation_ids)}
+    return forward | {INVERSE + key: place + count * (not graph.symmetric[place])
+                      for key, place in forward.items()}

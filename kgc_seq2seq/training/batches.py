@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -17,31 +19,74 @@ class Batches:
     """A stateless sampler: stopping after step n and going on gives the same batches.
 
     Every epoch is a fresh permutation. Examples of like length are put into one batch, and the
-    batches are shuffled again; what is left over at the end of an epoch waits for the next.
+    batches are shuffled again.
     """
 
-    def __init__(self, lengths: Longs, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Callable[[int], Longs], batch_size: int, seed: int,
+        batch_tokens: int | None = None, least: int = 1,
+    ) -> None:
         """Plan the batches.
 
         Args:
-            lengths: About how long each example is, int64 [n].
-            batch_size: Examples in a step, all processes together.
+            lengths: Gives the length of each example in an epoch (from 1), int64 [n].
+            batch_size: Examples in a step, all processes together; what is left over at the end
+                of an epoch waits for the next.
             seed: Same seed, same batches.
+            batch_tokens: In place of ``batch_size``: as many examples as have so many tokens with
+                padding; nothing is left over.
+            least: As many examples are in every batch of ``batch_tokens``, be it too large.
         """
         self.lengths = lengths
-        self.batch_size = min(batch_size, len(lengths))
+        self.batch_size = batch_size
         self.seed = seed
-        self.per_epoch = len(lengths) // self.batch_size
+        self.batch_tokens = batch_tokens
+        self.least = least
         self._epoch = lru_cache(maxsize=1)(self._plan)
+        self._ends = [0]  # of the epochs, in steps
 
     def __getitem__(self, step: int) -> tuple[int, Longs]:
-        """The epoch of a step, counted from 1, and its examples, int64 [batch_size]."""
-        epoch, index = divmod(step, self.per_epoch)
-        return epoch + 1, self._epoch(epoch)[index]
+        """The epoch of a step, counted from 1, and its examples, int64 [b]."""
+        while step >= self._ends[-1]:
+            self._ends.append(self._ends[-1] + len(self._epoch(len(self._ends))))
+        epoch = bisect_right(self._ends, step)
+        return epoch, self._epoch(epoch)[step - self._ends[epoch - 1]]
 
-    def _plan(self, epoch: int) -> Longs:
-        generator = np.random.default_rng([self.seed, epoch])
-        kept = generator.permutation(len(self.lengths))[: self.per_epoch * self.batch_size]
-        window = np.arange(len(kept)) // (WINDOW * self.batch_size)
-        kept = kept[np.lexsort([self.lengths[kept], window])]
-        return generator.permutation(kept.reshape(self.per_epoch, self.batch_size), axis=0)
+    def _plan(self, epoch: int) -> list[Longs]:
+        generator = np.random.default_rng([self.seed, epoch - 1])
+        lengths = self.lengths(epoch)
+        kept = generator.permutation(len(lengths))
+        if self.batch_tokens is None:
+            size = min(self.batch_size, len(kept))
+            kept = kept[: len(kept) // size * size]
+        else:
+            size = max(1, int(self.batch_tokens / lengths.mean()))
+        window = np.arange(len(kept)) // (WINDOW * size)
+        kept = kept[np.lexsort([lengths[kept], window])]
+        if self.batch_tokens is None:
+            cuts = np.arange(0, len(kept) + 1, size)
+        else:
+            cuts = _cut(lengths[kept], window, self.batch_tokens, self.least)
+        return [kept[cuts[batch] : cuts[batch + 1]]
+                for batch in generator.permutation(len(cuts) - 1)]
+
+
+def _cut(lengths: Longs, window: Longs, tokens: int, least: int) -> Longs:
+    """Where batches begin and end, so that each takes ``tokens`` with padding.
+
+    Args:
+        lengths: int64 [n], ascending within each window.
+        window: int64 [n], ascending.
+        tokens: So many at most, where ``least`` examples have no more.
+        least: Examples in a batch, at least; ``n`` where there are not so many.
+    """
+    cuts = [0]
+    ends = np.searchsorted(window, window, side="right")
+    while cuts[-1] < len(lengths):
+        start = cuts[-1]
+        padded = lengths[start : ends[start]] * np.arange(1, ends[start] - start + 1)
+        fitting = int(np.searchsorted(padded, tokens, side="right"))
+        cuts.append(min(start + max(least, fitting), len(lengths)))
+    if len(cuts) > 2 and cuts[-1] - cuts[-2] < least:
+        del cuts[-2]
+    return np.array(cuts)

@@ -54,11 +54,16 @@ class LoopConfig:
 class TrainingConfig(LoopConfig):
     """How long and in what steps the generator is trained."""
 
+    batch_tokens: int | None = None
+    """In place of ``batch_size``: at most so many tokens in a step, padding and targets included;
+    all processes together."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over the vocabulary."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise InputError(f"training.batch_tokens is {self.batch_tokens}; give 1 or more.")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"training.label_smoothing is {self.label_smoothing}; give a number "
                              "from 0 to below 1.")
@@ -71,9 +76,12 @@ class Task(Protocol):
     def model(self) -> nn.Module:
         """Changed in place."""
 
+    def lengths(self, epoch: int) -> Longs:
+        """How long each training example is in an epoch (from 1), int64 [n]."""
+
     @property
-    def lengths(self) -> Longs:
-        """About how long each training example is, int64 [n]."""
+    def batch_tokens(self) -> int | None:
+        """The sum of the lengths in a batch, padding included, instead of a number of examples."""
 
     @property
     def unit(self) -> str:
@@ -142,7 +150,8 @@ def train(
     checkpoints = Checkpoints(run / "checkpoints", identity, config.keep_checkpoints)
     optimizer = make_optimizer(model.parameters(), optimizer_config)
     progress = checkpoints.restore(model, optimizer)
-    batches = Batches(task.lengths, config.batch_size, seed)
+    batches = Batches(task.lengths, config.batch_size, seed, task.batch_tokens,
+                      least=accelerator.num_processes)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     main, device = accelerator.is_main_process, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes

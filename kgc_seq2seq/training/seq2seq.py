@@ -23,8 +23,8 @@ class Seq2Seq:
 
     model: T5ForConditionalGeneration
     """Changed in place."""
-    lengths: Longs
-    """About how long each training example is, int64 [n]."""
+    measure: Callable[[int], Longs]
+    """Gives the length of each training example in an epoch (from 1), int64 [n]."""
     batch: Callable[[Longs, int], Mapping[str, Tensor]]
     """Gives ``input_ids``, ``attention_mask`` and ``labels`` (`IGNORED` where nothing is learnt)
     of examples (int64 [b]) in an epoch (from 1)."""
@@ -32,8 +32,14 @@ class Seq2Seq:
     """Gives the score of the model on valid."""
     label_smoothing: float
     """Share of the target probability spread over the vocabulary."""
+    batch_tokens: int | None = None
+    """As in `loop.Task`."""
     unit: str = "tokens"
     """The loss is a mean over target tokens; the speed counts input tokens too."""
+
+    def lengths(self, epoch: int) -> Longs:
+        """As in `loop.Task`."""
+        return self.measure(epoch)
 
     def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
         """As in `loop.Task`."""

@@ -1,0 +1,73 @@
+"""What a run reads: captions, a tokenizer, and the verbalizer that puts them into words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from caption_cache.captions import read_captions, read_link_captions
+from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.text.input_config import CaptionScope
+from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
+from kgc_seq2seq.text.verbalizer import Verbalizer
+from kgc_seq2seq.training.model import load_tokenizer
+
+
+@dataclass(frozen=True)
+class RunCaptions:
+    """The captions that a run reads, by scope; empty where it reads none."""
+
+    entity: Mapping[str, str]
+    """By entity id."""
+    pair: Mapping[tuple[str, str], str]
+    """By (entity id, neighbour id), in both orders: of the scope pair or summary."""
+    relation: Mapping[tuple[str, str], str]
+    """By (entity id, relation id)."""
+
+
+def load_captions(dataset: Path, config: RunConfig) -> RunCaptions:
+    """Read the captions that a run reads.
+
+    Raises:
+        InputError: It reads captions of a scope that has none.
+    """
+    def linked(scope: CaptionScope) -> dict[tuple[str, str], str]:
+        return (read_link_captions(dataset, scope, config.caption_source).texts
+                if config.input.reads(scope) else {})
+
+    entity = (read_captions(dataset, config.caption_source).texts
+              if config.input.reads("entity") else {})
+    return RunCaptions(entity, linked("pair") | linked("summary"), linked("relation"))
+
+
+def make_tokenizer(
+    graph: KnowledgeGraph, captions: RunCaptions, config: RunConfig
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a new run: trained on all that it will read, or that of its T5.
+
+    Raises:
+        InputError: There is no such T5, or the settings do not fit the texts.
+    """
+    if config.model.pretrained is not None:
+        return load_tokenizer(config.model.pretrained)
+    texts = graph_texts(graph, captions.entity, [*captions.pair.values(),
+                                                 *captions.relation.values()],
+                        config.input.literals())
+    return train_tokenizer(texts, config.tokenizer)
+
+
+def make_verbalizer(
+    graph: KnowledgeGraph, captions: RunCaptions, tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
+) -> Verbalizer:
+    """The verbalizer of a run.
+
+    Raises:
+        InputError: The tokenizer cannot tell the names apart.
+    """
+    return Verbalizer(graph, captions.entity, tokenizer, config.input, config.seed, captions.pair,
+                      captions.relation)
