@@ -321,10 +321,9 @@ def _predict(options: Namespace) -> Answer:
     if options.explain:
         from kgc_seq2seq.explain import explain_parts
 
-        for entry, place, found in zip(data, range(len(texts)), explain_parts(
-                completer, queries, answers), strict=True):
-            entry.update(found.data)
-            texts[place] += "\n" + found.text
+        for place, parts in enumerate(explain_parts(completer, queries, answers)):
+            data[place].update(parts.data)
+            texts[place] += "\n" + parts.text
     text = "\n\n".join(texts)
     return Answer(data if options.queries else data[0], text)
 
