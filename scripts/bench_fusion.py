@@ -352,7 +352,7 @@ def draw(missing: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("filtered MRR on test")
     axes.set_xticks(sorted({100 * float(rate) for found in missing.values() for rate in found}))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
