@@ -328,10 +328,9 @@ def _predict(options: Namespace) -> Answer:
         from kgc_seq2seq.explain import explain_parts
         from kgc_seq2seq.systems.dense import Dense
 
-        for entry, place, found in zip(data, range(len(texts)), explain_parts(
-                completer, queries, answers), strict=True):
-            entry.update(found.data)
-            texts[place] += "\n" + found.text
+        for place, parts in enumerate(explain_parts(completer, queries, answers)):
+            data[place].update(parts.data)
+            texts[place] += "\n" + parts.text
         if not isinstance(completer.system, Dense):
             generator = completer.generator
             for place, (query, (first, *_)) in enumerate(zip(queries, answers, strict=True)):

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from caption_cache.command_line import Answer
+from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import evaluate_run
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -33,7 +35,6 @@ SHRINKAGES = (0.1, 1.0, 10.0, 100.0)
 """What cross-validation chooses from."""
 AT_ONCE = 2**25
 """All entities are candidates while questions × entities × parts are at most so many."""
-MIXED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -79,33 +80,51 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
         InputError: A folder is no run of the kind that is needed, the runs are of different
             graphs, or ``out`` holds something else.
     """
-    if out.exists() and any(out.iterdir()) and run_kind(out) != "fusion":
-        raise InputError(f"{out} holds a run that is no fusion; choose another --out.")
     for path, kind in ((run, "generator"), *((path, "scorer") for path in scorers)):
         _refuse_kind(path, kind)
     generator = open_run(run).system
     assert isinstance(generator, Generator)  # by its kind
     graph = generator.graph
-    if not len(graph.valid):
+    facts = len(graph.valid)
+    if not facts:
         raise InputError(f"valid of {graph.name} is empty, and there is nothing to fit weights to; "
                          "draw one with 'kgc split'.")
+    if config.method == "fused" and config.shrinkage is None and facts < config.folds:
+        raise InputError(f"valid has {facts} facts, too few for {config.folds} folds; give fewer "
+                         "--folds, or a --shrinkage.")
     voices = tuple(_voice(path, label, graph) for path, label in zip(
         scorers, _labels(scorers), strict=True))
     parts = [Part(label, os.path.relpath(path, out), weights_hash(path)) for label, path in
              zip(["generator", *(voice.label for voice in voices)], [run, *scorers], strict=True)]
     fusion = Fusion(config.method, parts[0], tuple(parts[1:]),
                     config.depth if config.method == "rerank" else None)
-    weights, facts = _fit(generator, voices, config)
-    shutil.rmtree(out / "results", ignore_errors=True)
+    _open_folder(out)
+    weights, about = _fit(generator, voices, config)
     save_fusion(out, fusion, weights, torch.stack([voice.places for voice in voices]))
     write_result(out / "training.json", {
         "system": " + ".join(["generator", *(voice.label for voice in voices)]),
-        "method": config.method, "parts": [asdict(part) for part in parts], **facts})
+        "method": config.method, "parts": [asdict(part) for part in parts], **about})
     evaluate_run(out, "valid")
     result = evaluate_run(out, "test")
     both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
     return Answer(result, f"Test: filtered MRR {both:.4f} (tail {tail:.4f}, head {head:.4f}), "
                           f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {out}.")
+
+
+def _open_folder(out: Path) -> None:
+    """Make the folder, or empty it of an earlier fusion's results.
+
+    Raises:
+        InputError: It holds something else, or cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()) and not ((out / "config.yaml").is_file()
+                                       and run_kind(out) == "fusion"):
+            raise InputError(f"{out} holds something that is no fusion; choose another --out.")
+        shutil.rmtree(out / "results", ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(out, error) from None
 
 
 def _refuse_kind(path: Path, wanted: str) -> None:
@@ -180,9 +199,6 @@ def _fit(
     count = 2 * graph.num_relations
     shrinkage, tried = config.shrinkage, dict[float, float]()
     if shrinkage is None:
-        if len(graph.valid) < config.folds:
-            raise InputError(f"valid has {len(graph.valid)} facts, too few for {config.folds} "
-                             "folds; give fewer --folds, or a --shrinkage.")
         tried = choose_shrinkage(known, count, _folds(known, config.folds), SHRINKAGES)
         shrinkage = max(tried, key=lambda value: tried[value])
     weights = fit_weights(known, count, shrinkage)
@@ -209,11 +225,11 @@ def _answers(generator: Generator, voices: tuple[Voice, ...]) -> Tensor:
     """Probabilities of the answers of valid by every part, [1 + S, 2n]."""
     questions = generator.graph.queries(generator.graph.valid)
     found = []
-    for start in range(0, len(questions), MIXED_AT_ONCE):
-        part = questions[start : start + MIXED_AT_ONCE]
+    for start in range(0, len(questions), QUERIES_AT_ONCE):
+        part = questions[start : start + QUERIES_AT_ONCE]
         gold = torch.from_numpy(part[:, 2].astype(np.int64)).to(generator.device)
         tables = log_softmaxes(generator, voices, part[:, :2])
-        found.append(tables[:, torch.arange(len(gold)), gold].exp())
+        found.append(tables[:, torch.arange(len(gold), device=gold.device), gold].exp())
     return torch.cat(found, 1)
 
 

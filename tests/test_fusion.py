@@ -446,8 +446,11 @@ def test_what_cannot_be_fused_is_refused_in_one_sentence(
         capsys, "fuse", generator, generator, *fine)
     assert "none is not the folder of a run" in refused(
         capsys, "fuse", generator, tmp_path / "none", *fine)
-    assert "holds a run that is no fusion" in refused(
+    assert "holds something that is no fusion" in refused(
         capsys, "fuse", generator, scorer, "--out", scorer)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(
+        capsys, "fuse", generator, scorer, "--out", tmp_path / "file")
     assert "5 facts, too few for 6 folds" in refused(
         capsys, "fuse", generator, scorer, "--out", tmp_path / "out", "--folds", "6")
     for key, value in {"--shrinkage": "-1", "--folds": "1", "--candidates": "0", "--depth": "0"
