@@ -431,8 +431,8 @@ def _time(
 
 
 def _open(root: Path, item: Item) -> Request | Flaw | None:
-    """Open the images of an item; None when one is no longer what was planned."""
-    images = []
+    """Open the images of an item, as many as can be; None when one is not what was planned."""
+    images, flaw = [], None
     for path, planned in zip(item.images, item.image_hashes, strict=True):
         try:
             data = read_bytes(root, path)
@@ -440,8 +440,8 @@ def _open(root: Path, item: Item) -> Request | Flaw | None:
                 return None
             images.append(decode(data))
         except ImageError as error:
-            return error.flaw
-    return Request(tuple(images), item.prompt)
+            flaw = error.flaw
+    return Request(tuple(images), item.prompt) if images or flaw is None else flaw
 
 
 def _known(item: Item, standing: Standing) -> Outcome:
