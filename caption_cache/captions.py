@@ -19,6 +19,8 @@ from caption_cache.source import Source
 from caption_cache.store import Store
 
 S = TypeVar("S")
+PROFILE = ("commonsense", "visual")
+"""The scopes that are asked about all images of an entity at once."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class LinkCaptions:
     relation id), where the id of an inverse stands after `links.INVERSE`."""
 
 
-def read_captions(dataset: Path, source: str | None = None, separator: str = " ") -> Captions:
+def read_captions(
+    dataset: Path, source: str | None = None, separator: str = " ", scope: str = "entity"
+) -> Captions:
     """Read what is said of the entities' images.
 
     Args:
@@ -53,12 +57,41 @@ def read_captions(dataset: Path, source: str | None = None, separator: str = " "
             several with commas between them, the preferred one first. None will do while the
             cache holds texts of one source.
         separator: Stands between the texts of an entity's images, each text taken once.
+        scope: ``entity``, ``commonsense`` or ``visual``.
 
     Raises:
         InputError: There are no captions, or ``source`` fits none or several.
     """
-    chosen, rows = _said(dataset, "entity", source)
+    chosen, rows = _said(dataset, scope, source)
     return Captions(chosen, _joined(rows["entity"].to_pylist(), rows, separator))
+
+
+def read_profiles(dataset: Path, source: str | None = None) -> Captions:
+    """Read what is said of each entity's images together: MMKG-T5's third setting.
+
+    ``<name> is …commonsense… And …visual…``, where the name is put before a text that does not
+    begin with it; how the two are asked is our reconstruction.
+
+    Args:
+        dataset: As in `read_captions`.
+        source: As in `read_captions`, of both scopes.
+
+    Raises:
+        InputError: As in `read_captions`.
+    """
+    entities = read_entities(dataset)
+    names = dict(zip(entities.columns["id"], entities.columns["name"], strict=True))
+    chosen: tuple[Source, ...] = ()
+    said: dict[str, list[str]] = {}
+    for scope in PROFILE:
+        captions = read_captions(dataset, source, scope=scope)
+        chosen += captions.sources
+        for entity, text in captions.texts.items():
+            said.setdefault(entity, []).append(text)
+    texts = {entity: " And ".join(parts) for entity, parts in said.items()}
+    return Captions(chosen, {
+        entity: text if text.casefold().startswith(names[entity].casefold())
+        else f"{names[entity]} is {text}" for entity, text in texts.items()})
 
 
 def read_link_captions(
@@ -126,7 +159,7 @@ def current_rows(dataset: Path) -> pa.Table:
     """Read the rows of the store whose images the entities still have, by content.
 
     Where the same source was asked twice about the same subject and images (an entity got
-    another name), the last row counts; of a summary the last whatever images it was about.
+    another name), the last row counts; of a text about all images the last, whatever images.
 
     Returns:
         A table of `store.SCHEMA`, in the order of the entities and of their images (of the paths
@@ -209,9 +242,9 @@ def of_source(rows: pa.Table, source: Source) -> pa.Table:
 
 def _last_asked(rows: pa.Table) -> pa.Table:
     images = pc.binary_join(rows["image_hashes"], " ")
-    summary = pc.equal(rows["scope"], "summary")
+    at_once = pc.is_in(rows["scope"], value_set=pa.array(["summary", *PROFILE]))
     numbered = rows.select([*Source.COLUMNS, "scope", "entity", "neighbour", "relation"])
-    numbered = numbered.append_column("shown", pc.if_else(summary, "", images))
+    numbered = numbered.append_column("shown", pc.if_else(at_once, "", images))
     asked = numbered.column_names
     numbered = numbered.append_column("row", pa.array(np.arange(rows.num_rows)))
     last = numbered.group_by(asked).aggregate([("row", "max")])["row_max"]

@@ -20,9 +20,10 @@ from caption_cache.errors import InputError
 if TYPE_CHECKING:
     from caption_cache.build import Preview, Report
 
-SCOPES = ("entity", "pair", "summary", "relation")
+SCOPES = ("entity", "commonsense", "visual", "pair", "summary", "relation")
 """As `build.scopes.SCOPES`, which would load too much for ``--help``."""
-_SUBJECTS = {"entity": "entities", "pair": "pairs, in both orders,",
+_SUBJECTS = {"entity": "entities", "commonsense": "entities", "visual": "entities",
+             "pair": "pairs, in both orders,",
              "summary": "pairs, in both orders,", "relation": "entities with a relation"}
 _SHOWN = 5
 """So many failures are printed one by one."""
@@ -56,8 +57,9 @@ def _parser(captioner: str | None) -> Parser:
     _dataset(build)
     build.add_argument("--captioner", default="palette", help="the engine that writes the texts")
     build.add_argument("--scope", choices=SCOPES, default="entity", help=(
-        "what the texts are about: each image of an entity; each image of a linked pair; all "
-        "images of a linked pair at once; each image of an entity, with a relation in mind"))
+        "what the texts are about: each image of an entity; all its images at once, asked for what "
+        "they tell about it or for what can be seen; each image of a linked pair; all images of "
+        "a linked pair at once; each image of an entity, with a relation in mind"))
     build.add_argument("--split", default="train", help="whose facts link; only train is allowed")
     build.add_argument("--prompts", type=Path, metavar="FILE",
                        help="the questions, instead of prompts.toml in this package")
@@ -66,7 +68,7 @@ def _parser(captioner: str | None) -> Parser:
     build.add_argument("--keep-all", action="store_true", help=(
         "of a pair, ask about every image, not only those found relevant to both entities"))
     build.add_argument("--most-images", type=_count, metavar="N", default=25,
-                       help="so many images are shown for a summary at most")
+                       help="so many images are shown at once at most")
     build.add_argument("--language", default="en",
                        help="of the texts; others are rejected (any: none is)")
     build.add_argument("--retry", choices=["rejected", "failed"], action="append", default=[],
@@ -276,12 +278,13 @@ def _gc(options: Namespace) -> Answer:
 
 
 def _export(options: Namespace) -> Answer:
-    from caption_cache.captions import read_captions, read_link_captions
+    from caption_cache.captions import PROFILE, read_captions, read_link_captions
     from caption_cache.export import Texts, export_dataset, export_table
 
     texts: Texts
-    if options.scope == "entity":
-        subject, texts = ["entity"], read_captions(options.dataset, options.source).texts
+    if options.scope in ("entity", *PROFILE):
+        captions = read_captions(options.dataset, options.source, scope=options.scope)
+        subject, texts = ["entity"], captions.texts
     else:
         subject = ["entity", "relation" if options.scope == "relation" else "neighbour"]
         texts = read_link_captions(options.dataset, options.scope, options.source).texts

@@ -75,6 +75,14 @@ def locked(path: Path, *, exclusive: bool, wait: bool) -> Iterator[Callable[[], 
         os.close(handle)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """A second name for a file, or a copy where the disk has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     """The sentence for a file that could not be written, to be raised."""
     return InputError(f"{path} cannot be written ({error.strerror or error}); make room or check "

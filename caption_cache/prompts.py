@@ -15,7 +15,8 @@ from caption_cache.errors import InputError
 STANDARD = Path(__file__).with_name("prompts.toml")
 """The questions that come with this package."""
 
-_NAMES = {"entity": {"name"}, "pair": {"head", "neighbour"}, "summary": {"head", "neighbour"},
+_NAMES = {"entity": {"name"}, "commonsense": {"name"}, "visual": {"name"},
+          "pair": {"head", "neighbour"}, "summary": {"head", "neighbour"},
           "relation": {"name"}, "relevance": {"name"}}
 # By question, the gaps for names of entities.
 _OTHERS = {"relation": {"relation"}}
@@ -50,7 +51,8 @@ def read_prompts(file: Path = STANDARD, *, names_hidden: bool = False) -> dict[s
         names_hidden: Whether to take the questions that name no entity.
 
     Returns:
-        By what is asked about: ``entity``, ``pair``, ``summary``, ``relation``, ``relevance``.
+        By what is asked about: ``entity``, ``commonsense``, ``visual``, ``pair``, ``summary``,
+        ``relation``, ``relevance``.
         What the file leaves out is taken from `STANDARD`.
 
     Raises:

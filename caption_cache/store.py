@@ -30,7 +30,8 @@ class Row:
     key: str
     """`Source.key`. The same text about two subjects stands in two rows with one key."""
     scope: str
-    """What the subject is: ``entity``, ``pair``, ``summary`` (of a pair), ``relation`` (of an
+    """What the subject is: ``entity``, ``commonsense``, ``visual`` (all images of an entity),
+    ``pair``, ``summary`` (of a pair), ``relation`` (of an
     entity), or ``relevance`` (of an image to an entity, answered by yes or no)."""
     entity: str
     """The id of the entity."""

@@ -15,6 +15,7 @@ from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
 from kgc_seq2seq.commands.fuse import add_fuse
 from kgc_seq2seq.commands.show_input import add_show_input
+from kgc_seq2seq.commands.subset import add_subset
 
 if TYPE_CHECKING:
     from kgc_seq2seq.completer import Prediction, Query
@@ -53,6 +54,7 @@ def _parser() -> Parser:
     _shares(split)
     split.add_argument("--keep-test", action="store_true",
                        help="leave test as it is and draw valid from the rest")
+    add_subset(parser)
     describe = parser.add_command("describe", _describe, (
         "sizes, degrees and relation cardinalities of a data set"))
     _dataset_folder(describe)

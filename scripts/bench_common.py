@@ -42,8 +42,7 @@ def finish(
     document = {
         "ratios": {name: round(value, 4) for name, value in ratios.items()},
         **result,
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(),
-                    "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+        "machine": machine(),
         "versions": {"python": platform.python_version(),
                      **{name: version(name) for name in ("kgc-seq2seq", "torch", *packages)}},
     }
@@ -52,6 +51,12 @@ def finish(
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, "utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 
 
 def _cpu() -> str:

@@ -15,8 +15,14 @@ from test_caption_build import Shades, make_dataset, paint, shown
 
 from caption_cache import cli
 from caption_cache.build import Report, Task, build, preview
+from caption_cache.build.scopes import SCOPES
 from caption_cache.captioners import Identity, Refusal, Request, YesNo
-from caption_cache.captions import current_rows, read_captions, read_link_captions
+from caption_cache.captions import (
+    current_rows,
+    read_captions,
+    read_link_captions,
+    read_profiles,
+)
 from caption_cache.errors import InputError
 from caption_cache.links import INVERSE, Links, read_links
 from caption_cache.prompts import STANDARD, read_prompts
@@ -120,6 +126,40 @@ def test_summary_is_one_text_over_the_kept_images(dataset: Path) -> None:
     assert said(dataset, "summary") == [("e0", "e1", "shows 1 100")]
     run(dataset, captioner, scope="summary", keep_all=True, most_images=2)
     assert ("e0", "e1", "shows 0 1") in said(dataset, "summary")
+
+
+def test_a_profile_says_two_things_of_all_images(dataset: Path) -> None:
+    paint(dataset / "images/e1/b.png", 100)
+    (dataset / "images/e2/empty.png").write_bytes(b"")
+    captioner = Viewer()
+    for scope in ("commonsense", "visual"):
+        report = run(dataset, captioner, scope=scope, most_images=2)
+        assert (report.items, report.captioned, report.judged) == (6, 6, 0)
+        assert ("e1", None, "shows 1 100") in said(dataset, scope)
+        assert ("e2", None, "shows 2") in said(dataset, scope)
+    questions = [request.prompt or "" for request in captioner.asked]
+    assert sum("common sense" in question for question in questions) == 6
+    assert sum("only what can be seen" in question for question in questions) == 6
+    assert all("Entity" in question for question in questions)
+    profiles = read_profiles(dataset)
+    assert profiles.texts["e1"] == "Entity 1 is shows 1 100 And shows 1 100"
+    assert [source.prompt_id for source in profiles.sources] == ["commonsense-1", "visual-1"]
+    assert verify(dataset)[1] == []
+
+    # With another image, the newest text is the one that counts.
+    (dataset / "images/e1/b.png").unlink()
+    run(dataset, captioner, scope="visual", most_images=2)
+    assert read_captions(dataset, scope="visual").texts["e1"] == "shows 1"
+
+
+def test_a_profile_that_names_its_entity_is_left_as_it_is(dataset: Path) -> None:
+    class Namer(Viewer):
+        def caption(self, requests: Sequence[Request]) -> list[str]:
+            return [f"entity {text.split()[-1]} stands" for text in super().caption(requests)]
+
+    for scope in ("commonsense", "visual"):
+        run(dataset, Namer(), scope=scope)
+    assert read_profiles(dataset).texts["e3"] == "entity 3 stands And entity 3 stands"
 
 
 def test_limit_counts_questions_and_the_next_start_goes_on(dataset: Path) -> None:
@@ -311,7 +351,7 @@ def test_renamed_entity_is_asked_about_anew_and_read_once(dataset: Path) -> None
 def test_standard_questions_say_who_and_what() -> None:
     for hidden in (False, True):
         asked = read_prompts(names_hidden=hidden)
-        assert set(asked) == {"entity", "pair", "summary", "relation", "relevance"}
+        assert set(asked) == {*SCOPES, "relevance"}
     assert asked["entity"].id == "entity-hidden-1"
     assert asked["relevance"].id == "relevance-1"
 

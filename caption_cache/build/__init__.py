@@ -30,6 +30,7 @@ from caption_cache.build.scopes import (
     Gallery,
     plan_again,
     plan_entities,
+    plan_galleries,
     plan_pairs,
     plan_relations,
     plan_relevance,
@@ -37,7 +38,7 @@ from caption_cache.build.scopes import (
     said_yes,
 )
 from caption_cache.captioners import Captioner, Judge, Refusal, Request
-from caption_cache.captions import fitting, of_source, sources
+from caption_cache.captions import PROFILE, fitting, of_source, sources
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from caption_cache.fingerprints import recall, remember, take_fingerprints
@@ -73,7 +74,7 @@ class Task:
     keep_all: bool = False
     """Of a pair, ask about every image, not only about those found relevant to both entities."""
     most_images: int = 25
-    """So many images are shown for a summary at most."""
+    """So many images are shown at once at most."""
     language: str = "en"
     """The language of the texts, one of `gate.LANGUAGES`."""
     retry: tuple[str, ...] = ()
@@ -272,6 +273,8 @@ def _read_task(
     if not captioner.prompted:
         raise InputError(f"The captioner {who!r} takes no questions, so it cannot caption the "
                          f"scope {task.scope!r}; choose another, or --scope entity.")
+    if task.scope in PROFILE:
+        return prompts, None
     judged = task.scope != "relation" and not task.keep_all and task.instead_of is None
     if judged and not isinstance(captioner, Judge):
         raise InputError(f"The captioner {who!r} cannot answer whether an image is relevant to a "
@@ -327,6 +330,8 @@ def _stages(
         items = plan_again(ask, _without_text(rows(), task.scope, task.instead_of, dataset), links)
     elif task.scope == "entity":
         items = plan_entities(ask)
+    elif task.scope in PROFILE:
+        items = plan_galleries(ask, task.most_images)
     elif links is None:
         raise AssertionError("links are read for every other scope")
     elif task.scope == "relation":
@@ -426,8 +431,8 @@ def _time(
 
 
 def _open(root: Path, item: Item) -> Request | Flaw | None:
-    """Open the images of an item; None when one is no longer what was planned."""
-    images = []
+    """Open the images of an item, as many as can be; None when one is not what was planned."""
+    images, flaw = [], None
     for path, planned in zip(item.images, item.image_hashes, strict=True):
         try:
             data = read_bytes(root, path)
@@ -435,8 +440,8 @@ def _open(root: Path, item: Item) -> Request | Flaw | None:
                 return None
             images.append(decode(data))
         except ImageError as error:
-            return error.flaw
-    return Request(tuple(images), item.prompt)
+            flaw = error.flaw
+    return Request(tuple(images), item.prompt) if images or flaw is None else flaw
 
 
 def _known(item: Item, standing: Standing) -> Outcome:

@@ -16,9 +16,10 @@ from caption_cache.links import Links
 from caption_cache.prompts import Prompt
 from caption_cache.source import Source
 
-SCOPES = ("entity", "pair", "summary", "relation")
-"""What texts can be about. MMKG-T5 (arXiv 2501.15688) calls the third, first and second of its
-settings what is ``entity``, ``pair`` and ``summary`` here."""
+SCOPES = ("entity", "commonsense", "visual", "pair", "summary", "relation")
+"""What texts can be about. The first and second setting of MMKG-T5 (arXiv 2501.15688) are ``pair``
+and ``summary`` here; its third asks ``commonsense`` and ``visual`` of all images of an entity, and
+``entity`` is the same for captioners of one image."""
 RELEVANCE = "relevance"
 """The scope of the answers whether an image is kept; `said_yes` reads them."""
 
@@ -88,6 +89,15 @@ def plan_entities(ask: Asker) -> Iterator[Item]:
     for entity, paths in ask.gallery.of.items():
         for path in paths:
             yield ask.item(entity, [path], {"name": names[entity]})
+
+
+def plan_galleries(ask: Asker, most: int) -> Iterator[Item]:
+    """One item for each entity, over at most ``most`` of its different readable images."""
+    names = ask.gallery.names
+    for entity, paths in ask.gallery.of.items():
+        readable = [path for path in paths if ask.gallery.fingerprints[path].flaw is None]
+        if readable:
+            yield ask.item(entity, readable[:most], {"name": names[entity]})
 
 
 def plan_relations(ask: Asker, links: Links) -> Iterator[Item]:

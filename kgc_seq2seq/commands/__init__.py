@@ -1,1 +1,1 @@
-"""Commands of ``kgc``, one topic a file."""
+"""The commands of ``kgc``, one file for each topic."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from caption_cache.disk import cannot_write, replacing
+from caption_cache.disk import cannot_write, link_or_copy, replacing
 from caption_cache.errors import InputError
 from caption_cache.store import read_part
 from kgc_seq2seq.graph.csr import Ints, distinct_rows, number_rows
@@ -94,7 +93,7 @@ def split_dataset(source: Path, out: Path, config: SplitConfig) -> SplitReport:
                 if path.name in written or path.name.startswith("."):
                     continue
                 if path.is_dir():
-                    shutil.copytree(path, aside / path.name, copy_function=_link)
+                    shutil.copytree(path, aside / path.name, copy_function=link_or_copy)
                 else:
                     shutil.copyfile(path, aside / path.name)
             for split, triples in splits.items():
@@ -140,11 +139,3 @@ def _copy_captions(source: Path, target: Path) -> int:
         if kept.num_rows:
             pq.write_table(kept, target / part.name, write_page_checksum=True)
     return dropped
-
-
-def _link(source: str, target: str) -> None:
-    """A second name for a file, or a copy where the disk has no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -1,0 +1,297 @@
+"""From the public files of a benchmark to its rows of results: ``reproduce.py NAME --source DIR``.
+
+Imports (and repairs), audits, makes vectors, trains every row and seed, fuses, evaluates each once
+on test, and writes ``scripts/results/reproduce-NAME-SCALE.json`` after every run. Whatever is there
+already is not made again, so a stopped run goes on with the same command. What a scale trains, and
+for how long, stands in ``configs/reproduce/SCALE.yaml``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from bench_common import machine, spread
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
+STOPPED = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the public files of a benchmark are read."""
+
+    format: str
+    """As ``kgc import`` calls it."""
+    options: tuple[str, ...] = ()
+    """More words for ``kgc import``; ``{source}`` is the folder of the public files."""
+    redraw_valid: bool = False
+    """Whether valid is drawn anew from the facts that are not in test."""
+
+
+SOURCES = {
+    "MKG-W": Source("momok", ("--names", "{source}/entity_links.txt",
+                              "--relation-names", "{source}/relation_links.txt")),
+    "MKG-Y": Source("momok"),
+    # Its published valid repeats train and test.
+    "DB15K": Source("openke", redraw_valid=True),
+    "WN18RR": Source("kgbert", ("--on-collision", "description")),
+}
+
+
+class Stopped(Exception):
+    """The time is over; what has been done is kept."""
+
+
+class Runner:
+    """Runs our command lines, logs them, and keeps to the time."""
+
+    def __init__(self, logs: Path, minutes: float | None) -> None:
+        self.logs = logs
+        self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def __call__(self, name: str, *words: str | Path) -> dict[str, float]:
+        """Run ``python -m WORDS``; gives its seconds and its peak memory in bytes.
+
+        Raises:
+            Stopped: The time is over; the command was told to stop and keep what it has.
+            SystemExit: It failed.
+        """
+        if self._left() <= 0:
+            raise Stopped
+        print(f"{name}: {' '.join(map(str, words))}", file=sys.stderr, flush=True)
+        log = self.logs / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        with log.open("ab") as file:
+            child = subprocess.Popen([sys.executable, "-m", *map(str, words)], stdout=file,
+                                     stderr=file, cwd=ROOT)
+            # A training that is told to stop writes a checkpoint first.
+            timer = threading.Timer(min(self._left(), threading.TIMEOUT_MAX), child.terminate)
+            timer.start()
+            _, status, usage = os.wait4(child.pid, 0)
+            timer.cancel()
+        child.returncode = code = os.waitstatus_to_exitcode(status)
+        if code in (STOPPED, -signal.SIGTERM):
+            raise Stopped
+        if code:
+            end = log.read_text("utf-8", "replace").splitlines()[-15:]
+            raise SystemExit("\n".join([f"{name} failed; the end of {log}:", *end]))
+        return {"seconds": time.monotonic() - start, "peak_bytes": usage.ru_maxrss * 1024.0}
+
+    def _left(self) -> float:
+        return self.deadline - time.monotonic() if self.deadline else float("inf")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what is missing; gives the exit code: 0 done, 3 stopped by the time."""
+    options = _options(arguments)
+    plan = read_plan(options.plan or ROOT / "configs" / "reproduce" / f"{options.scale}.yaml")
+    rows = options.rows.split(",") if options.rows else list(plan["rows"])
+    if unknown := [row for row in rows if row not in plan["rows"]]:
+        raise SystemExit(f"There is no row {unknown[0]!r}; there are: {', '.join(plan['rows'])}.")
+    work = options.out.resolve() / options.name / options.scale
+    run = Runner(work / "logs", options.minutes)
+    results = options.results / f"reproduce-{options.name}-{options.scale}.json"
+    seeds = range(options.seeds or plan["seeds"])
+    try:
+        dataset = prepare(options, plan, work, run)
+        for seed in seeds:  # every row once, before any row a second time
+            for row in rows:
+                make_row(work, plan["rows"], row, seed, dataset, run)
+                collect(options, plan, work, dataset, results)
+    except Stopped:
+        print(f"Stopped; the same command goes on. So far: {results}", file=sys.stderr)
+        return STOPPED
+    print(table(json.loads(collect(options, plan, work, dataset, results))))
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("name", choices=SOURCES, help="the benchmark")
+    parser.add_argument("--source", type=Path, required=True, metavar="FOLDER",
+                        help="its public files")
+    parser.add_argument("--texts", type=Path, metavar="TABLE",
+                        help="captions and descriptions of the entities: id, description, caption")
+    parser.add_argument("--scale", choices=["tiny", "cpu", "gpu"], default="cpu",
+                        help="how large the models, how long the training")
+    parser.add_argument("--plan", type=Path, metavar="FILE",
+                        help="a plan of your own instead of configs/reproduce/SCALE.yaml")
+    parser.add_argument("--rows", metavar="ROW,ROW", help="only these rows of the plan")
+    parser.add_argument("--seeds", type=int, metavar="N",
+                        help="seeds 0 … N - 1 instead of as many as the plan says")
+    parser.add_argument("--minutes", type=float, metavar="M",
+                        help="stop after so long, ready to go on")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="FOLDER",
+                        help="data sets, runs and logs")
+    parser.add_argument("--results", type=Path, default=ROOT / "scripts" / "results",
+                        metavar="FOLDER", help="the document of results")
+    return parser.parse_args(arguments)
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A plan, every row's configuration merged into that of the row it is ``like``."""
+    plan: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    rows: dict[str, Any] = {}
+    for name, row in plan["rows"].items():
+        model = rows[row["like"]] if "like" in row else {}
+        rows[name] = _merged(model, {key: value for key, value in row.items() if key != "like"})
+    return {**plan, "rows": rows}
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    return {**first, **{
+        key: _merged(first[key], value)
+        if isinstance(value, Mapping) and isinstance(first.get(key), Mapping) else value
+        for key, value in second.items()}}
+
+
+def prepare(
+    options: argparse.Namespace, plan: Mapping[str, Any], work: Path, run: Runner
+) -> Path:
+    """The data set of a scale: imported, repaired, cut to size, audited, with vectors."""
+    source, whole = SOURCES[options.name], work.parent / "imported"
+    if not whole.is_dir():
+        texts = ["--texts", options.texts.resolve()] if options.texts else []
+        words = [word.format(source=options.source.resolve()) for word in source.options]
+        run("import", "kgc_seq2seq.cli", "import", source.format, options.source.resolve(), whole,
+            *words, *texts)
+    if source.redraw_valid:
+        redrawn = work.parent / "redrawn"
+        if not redrawn.is_dir():
+            run("split", "kgc_seq2seq.cli", "split", whole, redrawn, "--keep-test")
+        whole = redrawn
+    dataset = work / options.name
+    if not dataset.is_dir():
+        count = plan.get("entities")
+        if count:
+            run("subset", "kgc_seq2seq.cli", "subset", whole, dataset, "--entities", str(count))
+        else:
+            work.mkdir(parents=True, exist_ok=True)
+            dataset.symlink_to(os.path.relpath(whole, work), target_is_directory=True)
+    if not (work / "logs" / "audit.log").exists():
+        run("audit", "kgc_seq2seq.cli", "audit", dataset, "--json")
+    if not (dataset / "features").is_dir():
+        captions = ["--captions"] if options.texts else []
+        run("features", "kgc_seq2seq.cli", "features", dataset, *plan["features"], *captions)
+    return dataset
+
+
+def make_row(
+    work: Path, rows: Mapping[str, Any], name: str, seed: int, dataset: Path, run: Runner
+) -> Path:
+    """The run of a row and a seed, made where it is missing, with what it is fused of."""
+    out = run_folder(work, name, seed)
+    if (out / "results" / "test.json").is_file():
+        return out
+    row = rows[name]
+    if "fuse" in row:
+        parts = [make_row(work, rows, part, seed, dataset, run) for part in row["fuse"]]
+        words: list[str | Path] = ["kgc_seq2seq.cli", "fuse", *parts, "--out", out,
+                                   *row.get("options", [])]
+    else:
+        config = {**row["config"], "dataset": str(dataset), "out": str(out), "seed": seed}
+        path = out.with_suffix(".yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+        words = [f"kgc_seq2seq.{row['with']}", "--config", path]
+    cost = out.with_suffix(".cost.json")
+    before = json.loads(cost.read_text()) if cost.is_file() else {"seconds": 0, "peak_bytes": 0}
+    start = time.monotonic()
+    try:
+        spent = run(f"{out.parent.name}-{out.name}", *words)
+    except Stopped:
+        cost.write_text(json.dumps({
+            **before, "seconds": before["seconds"] + time.monotonic() - start}))
+        raise
+    cost.write_text(json.dumps({
+        "seconds": round(before["seconds"] + spent["seconds"], 1),
+        "peak_bytes": max(before["peak_bytes"], spent["peak_bytes"])}))
+    return out
+
+
+def run_folder(work: Path, row: str, seed: int) -> Path:
+    """Where the run of a row and a seed lies."""
+    plain = "".join(letter if letter.isalnum() else "-" for letter in row.lower())
+    return work / "runs" / plain.strip("-") / f"seed-{seed}"
+
+
+def collect(
+    options: argparse.Namespace, plan: Mapping[str, Any], work: Path, dataset: Path, results: Path
+) -> str:
+    """Write and give the document with every row that has a result."""
+    rows = {}
+    for name, row in plan["rows"].items():
+        runs = sorted(path.parent.parent for path in
+                      run_folder(work, name, 0).parent.glob("seed-*/results/test.json"))
+        if runs:
+            rows[name] = {"kind": "fusion" if "fuse" in row else row["with"], **_summary(runs)}
+    about = json.loads((dataset / "dataset.json").read_text("utf-8"))
+    document = json.dumps({
+        "benchmark": options.name, "scale": options.scale, "dataset": about, "rows": rows,
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **{
+            name: version(name) for name in ("kgc-seq2seq", "torch", "transformers")}},
+    }, indent=1, ensure_ascii=False) + "\n"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(document, "utf-8")
+    return document
+
+
+def _summary(runs: Sequence[Path]) -> dict[str, Any]:
+    tests = [json.loads((run / "results" / "test.json").read_text("utf-8")) for run in runs]
+    valids = [json.loads((run / "results" / "valid.json").read_text("utf-8")) for run in runs]
+    costs = [json.loads(run.with_suffix(".cost.json").read_text("utf-8")) for run in runs]
+    first = tests[0]
+    sides = {side: {metric: spread(test[side][metric] for test in tests)
+                    for metric in first[side] if metric != "count"}
+             for side in ("both", "tail", "head")}
+    slices = {name: {part: {"mrr": spread(test["slices"][name][part]["mrr"] for test in tests),
+                            "count": values["count"]} for part, values in parts.items()}
+              for name, parts in first.get("slices", {}).items()}
+    relations = {relation: {"mrr": spread(test["by_relation"][relation]["both"]["mrr"]
+                                          for test in tests),
+                            "count": values["both"]["count"]}
+                 for relation, values in first["by_relation"].items()}
+    protocol = {key: value for key, value in first["protocol"].items() if key != "seed"}
+    return {
+        "seeds": [test["protocol"]["seed"] for test in tests], **sides,
+        "valid_mrr": spread(valid["both"]["mrr"] for valid in valids),
+        "slices": slices, "by_relation": relations,
+        "parameters": protocol.get("parameters"),
+        "seconds": spread(cost["seconds"] for cost in costs),
+        "peak_memory_gib": spread(cost["peak_bytes"] / 2**30 for cost in costs),
+        "protocol": protocol,
+    }
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The rows as a Markdown table, in percent."""
+    lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head |",
+             "|---|---|---|---|---|---|---|"]
+    for name, row in document["rows"].items():
+        cells = [row["both"][metric] for metric in METRICS]
+        cells += [row[side]["mrr"] for side in ("tail", "head")]
+        lines.append(f"| {name} | " + " | ".join(
+            f"{100 * cell['mean']:.1f} ± {100 * cell['sd']:.1f}" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""``scripts/reproduce.py``: from public files to a document of results, by the real commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+
+PLAN = """
+entities: 30
+seeds: 2
+features: [--dim, "4"]
+rows:
+  DistMult:
+    with: train_scorer
+    config:
+      scorer: distmult
+      model: {dim: 4}
+      training: {steps: 4, batch_size: 16, validate_every: 4, checkpoint_every: 2, log_every: 1}
+  "ComplEx, wide":
+    like: DistMult
+    config: {scorer: complex, model: {dim: 8}}
+"""
+
+
+@pytest.fixture(scope="module")
+def reproduce() -> ModuleType:
+    path = ROOT / "scripts" / "reproduce.py"
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("reproduce", path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["reproduce"] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A graph in the format of MKG-Y's public files."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    rows = np.unique(np.stack([random.integers(0, 40, 300), random.integers(0, 3, 300),
+                               random.integers(0, 40, 300)], 1), axis=0)
+    lines = [f"Thing_{h} relation{r} Thing_{t} ." for h, r, t in random.permutation(rows)]
+    for name, part in (("test", lines[:30]), ("valid", lines[30:60]), ("train", lines[60:])):
+        (folder / f"{name}.txt").write_text("\n".join(part) + "\n")
+    (folder / "entity2id.txt").write_text("".join(f"Thing_{i} {i}\n" for i in range(40)))
+    (folder / "relation2id.txt").write_text("".join(f"relation{i} {i}\n" for i in range(3)))
+    return folder
+
+
+def test_rows_are_made_once_and_averaged_over_seeds(
+    reproduce: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    words = ["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"), "--scale",
+             "tiny", "--out", str(tmp_path / "out"), "--results", str(tmp_path)]
+    assert reproduce.main([*words, "--minutes", "0"]) == reproduce.STOPPED
+    assert "the same command goes on" in capsys.readouterr().err
+    assert reproduce.main([*words, "--rows", "DistMult"]) == 0
+    runs = tmp_path / "out" / "MKG-Y" / "tiny" / "runs"
+    tests = {seed: runs / "distmult" / f"seed-{seed}" / "results" / "test.json"
+             for seed in (0, 1)}
+    mrr = [json.loads(path.read_text())["both"]["mrr"] for path in tests.values()]
+    times = {seed: path.stat().st_mtime_ns for seed, path in tests.items()}
+
+    assert reproduce.main([*words, "--seeds", "1"]) == 0
+    assert {seed: path.stat().st_mtime_ns for seed, path in tests.items()} == times
+    document = json.loads((tmp_path / "reproduce-MKG-Y-tiny.json").read_text())
+    row = document["rows"]["DistMult"]
+    assert row["both"]["mrr"]["mean"] == pytest.approx(np.mean(mrr), abs=1e-4)
+    assert row["both"]["mrr"]["sd"] == pytest.approx(np.std(mrr, ddof=1), abs=1e-4)
+    assert row["seeds"] == [0, 1]
+    assert document["rows"]["ComplEx, wide"]["seeds"] == [0]
+    assert row["seconds"]["mean"] > 0
+    assert row["peak_memory_gib"]["mean"] > 0.1
+    assert row["protocol"]["ties"] == "realistic"
+    assert "30 entities" in document["dataset"]["subset"]
+    config = yaml.safe_load((runs / "complex--wide" / "seed-0.yaml").read_text())
+    assert config["model"] == {"dim": 8}
+    assert "| DistMult |" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_shows_the_end_of_its_log(
+    reproduce: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("dim: 4}\n      tr", "dim: 0}\n      tr"))
+    with pytest.raises(SystemExit, match=r"(?s)distmult-seed-0 failed.*model\.dim is 0"):
+        reproduce.main(["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"),
+                        "--out", str(tmp_path / "out"), "--results", str(tmp_path)])
+
+
+def test_every_plan_merges(reproduce: ModuleType) -> None:
+    for path in (ROOT / "configs" / "reproduce").glob("*.yaml"):
+        plan = reproduce.read_plan(path)
+        for row in plan["rows"].values():
+            assert ("fuse" in row) != ("with" in row)
+            assert set(row.get("fuse", [])) <= plan["rows"].keys()

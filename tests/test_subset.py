@@ -1,0 +1,60 @@
+"""The densest part of a graph against a plain count."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from caption_cache.captions import read_captions
+from kgc_seq2seq import cli
+from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.knowledge_graph import SPLITS
+
+
+def facts(folder: Path, split: str) -> set[tuple[str, str, str]]:
+    graph = read_graph(folder)
+    return {(graph.entity_ids[h], graph.relation_ids[r], graph.entity_ids[t])
+            for h, r, t in graph.split(split).tolist()}
+
+
+def test_a_subset_holds_the_densest_entities_and_all_between_them(
+    nations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["subset", str(nations), str(tmp_path / "a"), "--entities", "250",
+                     "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    degree = Counter(end for h, _, t in facts(nations, "train") for end in (h, t))
+    graph = read_graph(tmp_path / "a")
+    kept = set(graph.entity_ids)
+    assert len(kept) == report["entities"] == 250
+    assert min(degree[key] for key in kept) >= max(
+        degree[key] for key in read_graph(nations).entity_ids if key not in kept)
+    train = {(h, r, t) for h, r, t in facts(nations, "train") if {h, t} <= kept}
+    relations = {r for _, r, _ in train}
+    assert set(graph.relation_ids) == relations
+    for split in SPLITS:
+        expected = {(h, r, t) for h, r, t in facts(nations, split)
+                    if {h, t} <= kept and r in relations}
+        assert facts(tmp_path / "a", split) == expected
+        assert report["triples"][split] == len(expected)
+
+    texts = read_captions(nations).texts
+    assert read_captions(tmp_path / "a").texts == {
+        key: text for key, text in texts.items() if key in kept}
+
+    assert cli.main(["subset", str(nations), str(tmp_path / "b"), "--entities", "250"]) == 0
+    for name in ("entities.tsv", "train.tsv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("count", "words"), [
+    ("1", "ask for 2 to as many"), ("9999", "ask for 2 to as many"), ("3", "leave")])
+def test_a_subset_that_cannot_be_is_refused(
+    nations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: str, words: str
+) -> None:
+    assert cli.main(["subset", str(nations), str(tmp_path / "a"), "--entities", count]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
