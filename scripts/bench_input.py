@@ -193,7 +193,7 @@ def waiting(graph: KnowledgeGraph, config: RunConfig, steps: int) -> dict[str, f
         epoch, examples = plan[step]
         return task.make_batch(examples, step, epoch)
 
-    made = ahead(make, range(steps))
+    made = map(make, range(steps)) if DEVICE.type == "cpu" else ahead(make, range(steps))
     next(made)  # the plan of the first epoch, before any step
     waits, start = [], time.perf_counter()
     for _ in range(steps - 1):

@@ -13,7 +13,7 @@ T = TypeVar("T")
 def ahead(make: Callable[[int], T], steps: Sequence[int], depth: int = 2) -> Iterator[T]:
     """Call ``make`` on every step, in order, in a thread that is ``depth`` steps ahead.
 
-    NumPy and torch let go of the interpreter while they compute, so a thread is enough.
+    For a model on an accelerator: the interpreter is free while it computes.
 
     Args:
         make: Must not depend on what happens between the steps.

@@ -162,7 +162,9 @@ def train(
         epoch, examples = batches[step]
         return epoch, task.make_batch(examples[rank::processes], step, epoch)
 
-    made = ahead(make, range(progress.step, config.steps))
+    steps = range(progress.step, config.steps)
+    # On a CPU, model and thread would only wait for each other's turn at the interpreter.
+    made = map(make, steps) if device.type == "cpu" else ahead(make, steps)
     with ExitStack() as stack:
         caught = stack.enter_context(_caught_signals())
         log = stack.enter_context(
