@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -152,7 +151,7 @@ class _Fit:
     unit: str = "examples"
 
     def lengths(self, epoch: int) -> Longs:
-        return np.ones(len(self.feed), np.int64)
+        return np.ones((len(self.feed), 2), np.int64)
 
     def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
         return {**self.feed(examples, epoch), "done": torch.tensor(step / self.steps)}

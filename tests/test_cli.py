@@ -8,11 +8,16 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 from kgc_seq2seq.cli import main
 from kgc_seq2seq.completer import Completer, Query
+from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.show_input import show_input
+from kgc_seq2seq.text.input_config import InputConfig
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -44,6 +49,63 @@ def test_predict_prints_ranked_names_and_marks_known_facts(
     everything = answered(capsys, "predict", trained, "--head", "France", "--relation",
                           "continent", "-k", "881").rstrip("\n").split("\n")[1:]
     assert [row.split()[1] for row in everything if row.endswith("known")] == ["Europe"]
+
+
+def test_predict_explains_by_leaving_parts_out(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--head", "France", "--relation", "continent", "-k", "1", "--explain"]
+    answer = json.loads(answered(capsys, "predict", trained, *asked, "--json"))
+    shown = json.loads(answered(capsys, "show-input", trained, *asked[:4], "--json"))
+    assert [effect["text"] for effect in answer["context"]] == [
+        part["text"] for part in shown["parts"] if part["source"] != "query"]
+    completer = Completer.from_pretrained(trained)
+    # Score the input without its first part by hand: brute force over the catalogue.
+    tokens = [token for place, part in enumerate(shown["parts"]) if place != 1
+              for token in part["tokens"]]
+    ids = torch.tensor([[*tokens, completer.verbalizer.eos]])
+    encoded = completer.search.decoder.encode(ids, torch.ones_like(ids))
+    first = answer["answers"][0]
+    score = completer.search.all_scores(encoded)[0, completer.resolve_entity(first["id"])]
+    assert answer["context"][0]["change"] == pytest.approx(
+        score - first["log_probability"], abs=1e-3)
+    lines = answered(capsys, "predict", trained, *asked).split("\n")
+    changes = [abs(float(line.split()[0])) for line in lines[3:] if line]
+    assert changes == sorted(changes, reverse=True)
+    assert len(changes) == len(answer["context"])
+
+
+def test_show_input_prints_what_is_read_and_what_it_costs(
+    nations: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--head", "France", "--relation", "currency"]
+    shown = json.loads(answered(capsys, "show-input", trained, *asked, "--json"))
+    completer = Completer.from_pretrained(trained)
+    entity, relation = completer.resolve(Query("France", "currency"))
+    row = completer.verbalizer.inputs(np.array([[entity, relation, -1]], np.int32), 0)[0]
+    assert [token for part in shown["parts"] for token in part["tokens"]] == row[:-1].tolist()
+    assert shown["total"] == len(row) == 1 + sum(
+        counts["read"] for counts in shown["tokens"].values())
+    text = answered(capsys, "show-input", nations, *asked, "--setting", "mmkg-t5")
+    assert "\x1b" not in text
+    assert "query        query: France | currency\n" in text
+    assert "instruction  Write the name of" in text
+    config = ROOT / "configs" / "nations-mmkg-t5.yaml"
+    text = answered(capsys, "show-input", nations, *asked, "--config", config, "--no-captions")
+    assert "entity context:" in text
+    assert "caption" not in text
+    sentence = refused(capsys, "show-input", nations, "--head", "Frence", "--relation", "currency")
+    assert "France" in sentence
+
+
+def test_show_input_says_what_the_budget_leaves_out(nations: Path, tmp_path: Path) -> None:
+    config = RunConfig(str(nations), "", input=InputConfig(neighbours=40, max_tokens=32))
+    config.save(tmp_path / "c.yaml")
+    shown = show_input(nations, Query("France", "currency"), config=tmp_path / "c.yaml")
+    assert shown.as_dict()["total"] <= 32
+    assert shown.tokens()["fact"]["left_out"] > 0
+    assert "(left out)" in shown.as_text(colours=False)
+    assert "\x1b[" in shown.as_text(colours=True)
 
 
 def test_predict_answers_head_queries(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

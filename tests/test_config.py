@@ -19,9 +19,18 @@ def test_the_recipe_of_the_demo_is_the_default() -> None:
         dataset="nations", out="runs/nations")
 
 
+@pytest.mark.parametrize("setting", ["kgt5", "kgt5-context", "mmkg-t5"])
+def test_the_baselines_differ_from_the_demo_in_what_they_read_alone(setting: str) -> None:
+    config = RunConfig.load(ROOT / "configs" / f"nations-{setting}.yaml")
+    assert config.input.setting == setting
+    demo = RunConfig(dataset="nations", out=config.out)
+    assert replace(config, input=demo.input) == demo
+
+
 def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
     config = RunConfig(dataset="Ünïcode folder", out="x", seed=7)
-    config = replace(config, input=replace(config.input, neighbours=9, captions=False))
+    config = replace(config, input=replace(
+        config.input, neighbours=9, caption_scopes=("pair", "relation")))
     config.save(tmp_path / "config.yaml")
     assert RunConfig.load(tmp_path / "config.yaml") == config
 

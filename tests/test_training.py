@@ -24,6 +24,7 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
 from kgc_seq2seq.train import run_training
+from kgc_seq2seq.training.ahead import ahead
 from kgc_seq2seq.training.batches import Batches
 from kgc_seq2seq.training.checkpoints import differing_keys
 from kgc_seq2seq.training.loop import TrainingConfig
@@ -55,7 +56,7 @@ def lines(run: Path) -> list[dict[str, float]]:
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 9))
 def test_an_epoch_is_a_permutation_and_a_step_a_function(n: int, size: int, seed: int) -> None:
-    lengths = np.random.default_rng(seed).integers(1, 9, n)
+    lengths = np.random.default_rng(seed).integers(1, 9, (n, 2))
     batches = Batches(lambda epoch: lengths, size, seed)
     per_epoch = n // min(size, n)
     epoch = [batches[step] for step in range(per_epoch)]
@@ -69,9 +70,9 @@ def test_an_epoch_is_a_permutation_and_a_step_a_function(n: int, size: int, seed
 
 
 def test_batches_hold_examples_of_like_length() -> None:
-    lengths = np.random.default_rng(0).integers(1, 100, 4096)
+    lengths = np.random.default_rng(0).integers(1, 100, (4096, 2))
     batches = Batches(lambda epoch: lengths, 32, 0)
-    spread = [np.ptp(lengths[batches[step][1]]) for step in range(128)]
+    spread = [np.ptp(lengths[batches[step][1], 0]) for step in range(128)]
     assert np.mean(spread) < 15
 
 
@@ -81,7 +82,7 @@ def test_a_token_budget_holds_and_every_epoch_has_every_example(
 ) -> None:
     """Lengths, and so the number of batches, differ from epoch to epoch."""
     def lengths(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).integers(1, 40, n)
+        return np.random.default_rng([seed, epoch]).integers(1, 40, (n, 2))
 
     batches = Batches(lengths, 1, seed, tokens)
     step = 0
@@ -89,13 +90,29 @@ def test_a_token_budget_holds_and_every_epoch_has_every_example(
         seen: list[int] = []
         while batches[step][0] == epoch:
             rows = batches[step][1]
-            assert len(rows) == 1 or len(rows) * lengths(epoch)[rows].max() <= tokens
+            assert len(rows) == 1 or (
+                len(rows) * lengths(epoch)[rows].max(axis=0).sum() <= tokens)
             seen += rows.tolist()
             step += 1
         assert sorted(seen) == list(range(n))
     again = Batches(lengths, 1, seed, tokens)
     assert again[step - 1][0] == 3
     assert np.array_equal(again[step - 1][1], batches[step - 1][1])
+
+
+def test_what_is_made_ahead_comes_in_order_and_fails_in_its_place() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        return 1 // (5 - step)
+
+    results = ahead(make, range(1, 9))
+    assert [next(results) for _ in range(4)] == [0, 0, 0, 1]
+    assert len(made) <= 7
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert made == sorted(made)
 
 
 def test_learning_rate_rises_and_falls() -> None:

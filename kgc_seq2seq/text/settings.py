@@ -9,8 +9,8 @@ and off unless it is asked for.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from caption_cache.errors import InputError
@@ -96,13 +96,12 @@ TAIL_MARK, HEAD_MARK = "<extra_id_55>", "<extra_id_56>"
 """What is asked for: the slot ``direction``."""
 
 
-def atoms(template: str) -> Iterator[tuple[str, str]]:
+@cache
+def atoms(template: str) -> tuple[tuple[str, str], ...]:
     """Take a template apart: literal texts as ``("", text)``, slots as ``(name, "")``."""
-    for literal, slot, _, _ in string.Formatter().parse(template):
-        if literal.strip():
-            yield "", literal.strip()
-        if slot is not None:
-            yield slot, ""
+    pieces = string.Formatter().parse(template)
+    return tuple(atom for literal, slot, _, _ in pieces
+                 for atom in (("", literal.strip()), (slot or "", "")) if any(atom))
 
 
 def check_instruction(template: str) -> None:

@@ -151,12 +151,11 @@ class Verbalizer:
         return pad(lengths, tokens, self.eos, self.pad)
 
     def lengths(self, queries: Ints, epoch: int) -> Longs:
-        """Tokens of each row of `inputs` and of its target, int64 [B]."""
+        """Tokens of each row of `inputs` and of `targets`, int64 [B, 2]."""
         parts = [queries[start : start + _AT_ONCE] for start in range(0, len(queries), _AT_ONCE)]
         inputs = [np.diff(self._assemble(part, epoch)[2]) for part in parts]
-        lengths: Longs = np.minimum(np.concatenate(inputs), self.config.max_tokens - 1)
-        lengths += self._table.lengths[queries[:, 2]] + 2
-        return lengths
+        read = np.minimum(np.concatenate(inputs), self.config.max_tokens - 1)
+        return 1 + np.stack([read, self._table.lengths[queries[:, 2]]], axis=1)
 
     def targets(self, entities: Ints) -> Longs:
         """Token ids of the answers' names with EOS, int64 [B, T], filled up with -100."""

@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 Longs = npt.NDArray[np.int64]
 
-WINDOW = 16
+WINDOW = 512
 """Batches whose examples are sorted by length together; more save padding and mix less."""
+BUCKET = 2
+"""Inputs whose lengths differ by less count as equal, so that targets of like length meet."""
 
 
 class Batches:
@@ -29,7 +31,8 @@ class Batches:
         """Plan the batches.
 
         Args:
-            lengths: Gives the length of each example in an epoch (from 1), int64 [n].
+            lengths: Gives the lengths of each example's input and of its target in an epoch (from
+                1), int64 [n, 2].
             batch_size: Examples in a step, all processes together; what is left over at the end
                 of an epoch waits for the next.
             seed: Same seed, same batches.
@@ -60,13 +63,13 @@ class Batches:
             size = min(self.batch_size, len(kept))
             kept = kept[: len(kept) // size * size]
         else:
-            size = max(1, int(self.batch_tokens / lengths.mean()))
+            size = max(1, int(self.batch_tokens / lengths.sum(axis=1).mean()))
         window = np.arange(len(kept)) // (WINDOW * size)
-        kept = kept[np.lexsort([lengths[kept], window])]
-        if self.batch_tokens is None:
-            cuts = np.arange(0, len(kept) + 1, size)
-        else:
-            cuts = _cut(lengths[kept], window, self.batch_tokens, self.least)
+        inputs, targets = lengths[kept].T
+        order = np.lexsort([targets, inputs // BUCKET, window])
+        kept = kept[order]
+        cuts = np.arange(0, len(kept) + 1, size) if self.batch_tokens is None else _cut(
+            lengths[kept], window, self.batch_tokens, self.least)
         return [kept[cuts[batch] : cuts[batch + 1]]
                 for batch in generator.permutation(len(cuts) - 1)]
 
@@ -75,8 +78,8 @@ def _cut(lengths: Longs, window: Longs, tokens: int, least: int) -> Longs:
     """Where batches begin and end, so that each takes ``tokens`` with padding.
 
     Args:
-        lengths: int64 [n], ascending within each window.
-        window: int64 [n], ascending.
+        lengths: int64 [n, 2].
+        window: int64 [n], ascending; no batch reaches into two.
         tokens: So many at most, where ``least`` examples have no more.
         least: Examples in a batch, at least; ``n`` where there are not so many.
     """
@@ -84,7 +87,8 @@ def _cut(lengths: Longs, window: Longs, tokens: int, least: int) -> Longs:
     ends = np.searchsorted(window, window, side="right")
     while cuts[-1] < len(lengths):
         start = cuts[-1]
-        padded = lengths[start : ends[start]] * np.arange(1, ends[start] - start + 1)
+        row = lengths[start : min(ends[start], start + tokens)]
+        padded = np.maximum.accumulate(row).sum(axis=1) * np.arange(1, len(row) + 1)
         fitting = int(np.searchsorted(padded, tokens, side="right"))
         cuts.append(min(start + max(least, fitting), len(lengths)))
     if len(cuts) > 2 and cuts[-1] - cuts[-2] < least:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
+from kgc_seq2seq.training.ahead import ahead
 from kgc_seq2seq.training.batches import Batches, Longs
 from kgc_seq2seq.training.checkpoints import Checkpoints, Progress
 from kgc_seq2seq.training.logs import TrainingLog
@@ -77,7 +78,7 @@ class Task(Protocol):
         """Changed in place."""
 
     def lengths(self, epoch: int) -> Longs:
-        """How long each training example is in an epoch (from 1), int64 [n]."""
+        """How long each example's input and target are in an epoch (from 1), int64 [n, 2]."""
 
     @property
     def batch_tokens(self) -> int | None:
@@ -156,6 +157,14 @@ def train(
     main, device = accelerator.is_main_process, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
     window = _Window()
+
+    def make(step: int) -> tuple[int, Mapping[str, Tensor]]:
+        epoch, examples = batches[step]
+        return epoch, task.make_batch(examples[rank::processes], step, epoch)
+
+    steps = range(progress.step, config.steps)
+    # On a CPU, model and thread would only wait for each other's turn at the interpreter.
+    made = map(make, steps) if device.type == "cpu" else ahead(make, steps)
     with ExitStack() as stack:
         caught = stack.enter_context(_caught_signals())
         log = stack.enter_context(
@@ -164,12 +173,11 @@ def train(
             log.say(f"Going on after step {progress.step}.")
         while progress.step < config.steps:
             step = progress.step
-            epoch, examples = batches[step]
+            epoch, tensors = next(made)
             # Dropout of step n is a function of the seed and n, so there is no state to resume.
             torch.manual_seed(hash((seed, step, rank)) % 2**63)
             wrapped.train()
-            batch = {name: value.to(device) for name, value in task.make_batch(
-                examples[rank::processes], step, epoch).items()}
+            batch = {name: value.to(device) for name, value in tensors.items()}
             # One sum over the processes tells how many units share the loss, and who must stop.
             shared = torch.tensor([float(task.units(batch)), float(caught.signal)], device=device)
             shared = accelerator.reduce(shared, "sum")

@@ -24,7 +24,7 @@ class Seq2Seq:
     model: T5ForConditionalGeneration
     """Changed in place."""
     measure: Callable[[int], Longs]
-    """Gives the length of each training example in an epoch (from 1), int64 [n]."""
+    """Gives the lengths of each example's input and target in an epoch (from 1), int64 [n, 2]."""
     batch: Callable[[Longs, int], Mapping[str, Tensor]]
     """Gives ``input_ids``, ``attention_mask`` and ``labels`` (`IGNORED` where nothing is learnt)
     of examples (int64 [b]) in an epoch (from 1)."""
