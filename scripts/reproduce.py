@@ -177,7 +177,7 @@ def prepare(
         if not redrawn.is_dir():
             run("split", "kgc_seq2seq.cli", "split", whole, redrawn, "--keep-test")
         whole = redrawn
-    dataset = work / options.name
+    dataset: Path = work / options.name
     if not dataset.is_dir():
         count = plan.get("entities")
         if count:
