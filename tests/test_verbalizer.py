@@ -419,7 +419,7 @@ def test_no_input_of_mkg_w_tells_what_is_asked(tmp_path: Path) -> None:
     import_dataset(ImportConfig("momok", source, tmp_path / "mkg-w"))
     graph = read_graph(tmp_path / "mkg-w")
     options = {"vary_neighbours": False, "caption_scopes": ("pair",), "descriptions": False,
-               "neighbours": 16, "relation_examples": 2, "two_hop": 2}
+               "neighbours": 8, "relation_examples": 2, "two_hop": 2}
     check(graph, [
         everything("compact", ordering="diverse", **options),
         everything("mmkg-t5", context_mode="same_relation", ordering="relevant", **options),
