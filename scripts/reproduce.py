@@ -271,7 +271,7 @@ def _summary(runs: Sequence[Path]) -> dict[str, Any]:
                  for relation, values in first["by_relation"].items()}
     protocol = {key: value for key, value in first["protocol"].items() if key != "seed"}
     return {
-        "seeds": [test["protocol"]["seed"] for test in tests], **sides,
+        "seeds": [int(run.name.removeprefix("seed-")) for run in runs], **sides,
         "valid_mrr": spread(valid["both"]["mrr"] for valid in valids),
         "slices": slices, "by_relation": relations,
         "parameters": protocol.get("parameters"),
