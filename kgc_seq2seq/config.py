@@ -36,6 +36,10 @@ class AnyRunConfig:
     training: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; give 0 or more.")
+
     def as_dict(self) -> dict[str, Any]:
         """As nested JSON values."""
         return asdict(self)

@@ -34,7 +34,7 @@ from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
-from kgc_seq2seq.training.loop import Task, train
+from kgc_seq2seq.training.loop import Task, has_ended, train
 from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
 from kgc_seq2seq.training.seq2seq import Seq2Seq
 
@@ -121,10 +121,17 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
 
 
 def make_accelerator(config: AnyRunConfig) -> Accelerator:
-    """What knows processes, devices and precision."""
+    """What knows processes, devices and precision.
+
+    Raises:
+        InputError: The device cannot compute in the precision.
+    """
     # Said outright, or processes on CPUs would each wait for a GPU of their own.
-    return Accelerator(cpu=not torch.accelerator.is_available(),
-                       mixed_precision=config.training.mixed_precision)
+    on_cpu = not torch.accelerator.is_available()
+    precision = config.training.mixed_precision
+    if on_cpu and precision == "fp16":
+        raise InputError("training.mixed_precision: fp16 needs a GPU; choose bf16 or no.")
+    return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 
 def train_task(
@@ -148,7 +155,7 @@ def train_task(
     progress = train(task, accelerator, config.training, config.optimizer, run=run,
                      seed=config.seed, identity=identity)
     seconds = time.perf_counter() - start
-    if progress.step < config.training.steps:
+    if not has_ended(progress, config.training):
         return Answer(
             {"stopped_after_step": progress.step},
             f"Stopped after step {progress.step} of {config.training.steps}; the same command "
