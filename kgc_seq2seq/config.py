@@ -42,13 +42,13 @@ class AnyRunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """As nested JSON values."""
-        return asdict(self)
+        # By way of JSON, tuples become the lists that YAML and checkpoints know.
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     def save(self, path: Path) -> None:
         """Write it as YAML, in the order of the fields."""
-        # By way of JSON, tuples become the lists that YAML knows.
-        values = json.loads(json.dumps(self.as_dict()))
-        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
 
 
 @dataclass(frozen=True)

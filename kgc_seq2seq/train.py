@@ -35,7 +35,13 @@ from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.loop import Task, has_ended, train
-from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
+from kgc_seq2seq.training.model import (
+    count_parameters,
+    load_model,
+    load_tokenizer,
+    make_model,
+    speed_up,
+)
 from kgc_seq2seq.training.seq2seq import Seq2Seq
 
 NATIONS = "nations"
@@ -96,6 +102,8 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         if main_process:
             _write_run(run, stored, tokenizer, trie)
     model = make_model(config.model, tokenizer, config.seed).to(accelerator.device)
+    speed_up(model, checkpointing=config.training.gradient_checkpointing,
+             backend=config.training.compile)
     search = ExactSearch(TreeDecoder(model), trie)
     queries = graph.training_queries
 

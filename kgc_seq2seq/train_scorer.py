@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -131,9 +130,7 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     torch.manual_seed(config.seed)
     model = kind(model_config, Vocabulary.of(graph), vectors).to(accelerator.device)
     task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
-    # By way of JSON, as a checkpoint gives it back: tuples become lists.
-    identity = json.loads(json.dumps(stored.as_dict()))
-    stopped = train_task(task, accelerator, config, identity, {"system": kind.title})
+    stopped = train_task(task, accelerator, config, stored.as_dict(), {"system": kind.title})
     if stopped is not None:
         return stopped
     best = EntityScorer.from_pretrained(run / "model", graph).to(accelerator.device)
