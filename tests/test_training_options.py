@@ -18,16 +18,14 @@ from transformers import T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
-from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
+from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.averages import WeightAverage
 from kgc_seq2seq.training.batches import Batches
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.lora import LoraConfig, adapters_merged, add_lora, merged
-from kgc_seq2seq.training.model import ModelConfig, load_model, make_model
+from kgc_seq2seq.training.model import ModelConfig, load_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig
-
-PUBLIC = "thing apple pear plum fruit carrot leek vegetable red green kind of colour"
 
 
 def config(dataset: Path, out: Path, *, dropout: float = 0.0, **training: object) -> RunConfig:
@@ -47,17 +45,6 @@ def checkpoint(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
 def losses(run: Path) -> list[float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "loss" in line]
-
-
-@pytest.fixture
-def pretrained(tmp_path: Path) -> Path:
-    """A T5 with untrained weights and a tokenizer, as a hub would hold them."""
-    tokenizer = train_tokenizer({PUBLIC: 9}, TokenizerConfig(pieces=60, words=30))
-    model = make_model(ModelConfig(d_model=16, d_ff=16, num_heads=2, initializer_factor=1.0),
-                       tokenizer, seed=5)
-    model.save_pretrained(tmp_path / "pretrained")
-    tokenizer.save_pretrained(tmp_path / "pretrained")
-    return tmp_path / "pretrained"
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

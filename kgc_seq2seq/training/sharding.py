@@ -43,12 +43,17 @@ def shard(model: nn.Module, accelerator: Accelerator) -> nn.Module:
         accelerator: Knows processes, devices and precision.
 
     Raises:
-        InputError: The model does not say what its blocks are.
+        InputError: The model does not say what its blocks are, has frozen weights, or is compiled.
     """
     blocks = set(getattr(model, "_no_split_modules", None) or ())
     if not blocks:
         raise InputError(f"A {type(model).__name__} cannot be divided among processes; launch it "
                          "without FSDP: it fits on one device.")
+    if not all(weight.requires_grad for weight in model.parameters()):
+        raise InputError("FSDP divides what is trained, and beside adapters (model.lora) that is "
+                         "little; launch it without FSDP.")
+    if model._compiled_call_impl is not None:
+        raise InputError("FSDP is not offered with training.compile; choose one of the two.")
     device = accelerator.device.type
     options: dict[str, Any] = {"mesh": init_device_mesh(device, (accelerator.num_processes,))}
     if accelerator.mixed_precision == "bf16":
