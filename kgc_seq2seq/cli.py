@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
+from kgc_seq2seq.commands.configuration import add_config
 
 if TYPE_CHECKING:
     from kgc_seq2seq.completer import Prediction, Query
@@ -59,6 +60,7 @@ def _parser() -> Parser:
     prepare = parser.add_command("prepare", _prepare, (
         "write a data set's arrays beside its tables, so that a large one opens at once"))
     _dataset_folder(prepare)
+    add_config(parser)
     evaluate = parser.add_command("evaluate", _evaluate, "rank every fact of a split exactly")
     _run_folder(evaluate)
     evaluate.add_argument("--split", choices=["valid", "test"], default="test",

@@ -1,0 +1,1 @@
+"""The commands of ``kgc``, one file for each topic."""
