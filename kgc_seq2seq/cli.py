@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
 from kgc_seq2seq.commands.configuration import add_config
+from kgc_seq2seq.commands.publish import add_publish
 
 if TYPE_CHECKING:
     from kgc_seq2seq.completer import Prediction, Query
@@ -89,6 +90,7 @@ def _parser() -> Parser:
         'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}'
     ))
     _add_features(parser)
+    add_publish(parser)
     report = parser.add_command("report", _report, "write report.html into a run folder")
     _run_folder(report)
     return parser

@@ -21,6 +21,7 @@ from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.hub import fetch_run
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.model import load_model, load_tokenizer
 
@@ -75,13 +76,18 @@ class Completer:
                                  graph.relation_names[: graph.num_relations])
 
     @classmethod
-    def from_pretrained(cls, run: str | Path) -> Completer:
-        """Load a run folder.
+    def from_pretrained(cls, run: str | Path, *, revision: str | None = None) -> Completer:
+        """Load a run folder, or a run that `export.push_to_hub` has put on the hub.
+
+        Args:
+            run: The folder, or else a name on the hub, such as ``user/name``.
+            revision: On the hub: a branch, tag or commit.
 
         Raises:
-            InputError: It is no run folder, or its data set has gone or changed.
+            InputError: It is no run folder, its data set has gone or changed, or the hub has no
+                such run.
         """
-        run = Path(run)
+        run = fetch_run(run, revision)
         config = read_run(run)
         dataset = run / config.dataset
         graph = read_graph(dataset)

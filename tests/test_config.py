@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from conftest import ROOT
 
 from caption_cache.errors import InputError
@@ -89,6 +91,32 @@ def test_the_configuration_of_a_scorer_is_shown(capsys: pytest.CaptureFixture[st
     generator = str(ROOT / "configs" / "nations.yaml")
     assert cli.main(["config", generator, "--set", "model.gamma=9"]) == 2
     assert "there is no key 'model.gamma'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_configuration_that_comes_along_is_read(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["config", str(file), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+
+    def taken_over(written: dict[str, Any], values: dict[str, Any]) -> None:
+        for key, value in written.items():
+            if isinstance(value, dict):
+                taken_over(value, values[key])
+            else:
+                assert values[key] == value, key
+
+    taken_over(yaml.safe_load(file.read_text()), answer["values"])
+    assert str(file) in answer["origins"].values()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")),
+                         ids=lambda file: file.stem)
+def test_every_configuration_for_accelerate_is_read(file: Path) -> None:
+    config = load_config_from_file(str(file))
+    assert config.num_processes >= 1
+    assert (config.fsdp_config == {"fsdp_version": 2}) == (file.stem == "fsdp2")
 
 
 @pytest.mark.parametrize("text, sentence", [

@@ -13,8 +13,10 @@ FLOORS = [
     ["kgc_seq2seq.decoding", "kgc_seq2seq.training"],
     ["kgc_seq2seq.graph"],
     ["kgc_seq2seq.text", "kgc_seq2seq.scorers"],
-    ["kgc_seq2seq.config", "kgc_seq2seq.evaluation", "kgc_seq2seq.completer"],
-    ["kgc_seq2seq.evaluate", "kgc_seq2seq.gallery", "kgc_seq2seq.train"],
+    ["kgc_seq2seq.config", "kgc_seq2seq.evaluation", "kgc_seq2seq.completer",
+     "kgc_seq2seq.hub"],
+    ["kgc_seq2seq.evaluate", "kgc_seq2seq.export", "kgc_seq2seq.gallery",
+     "kgc_seq2seq.model_card", "kgc_seq2seq.train"],
     ["kgc_seq2seq.train_scorer"],
     ["kgc_seq2seq.cli", "kgc_seq2seq.commands"],
 ]
