@@ -63,7 +63,8 @@ def model_card(
             "    print(answer.name, answer.probability, answer.known)", "```", "",
             "The folder `model` alone is a T5 for transformers. All weights are safetensors."],
         "## Results": [
-            *_result_table(results), "", f"Ranks are {protocol['ranks']} among all {protocol['candidates']:,} entities, "
+            *_result_table(results), "",
+            f"Ranks are {protocol['ranks']} among all {protocol['candidates']:,} entities, "
             f"filtered by the facts of {', '.join(protocol['filtered_by'])}; ties have their "
             f"{protocol['ties']} rank. The state with the best "
             f"{protocol.get('selected_on', 'filtered MRR on valid')} was kept (step "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ def _config(options: Namespace) -> Answer:
     origins |= {setting.partition("=")[0]: "command line" for setting in options.set}
     lines = list(_annotated(values, origins, ""))
     width = max(len(line) for line, _ in lines)
-    return Answer({"values": values, "origins": origins}, "\n".join(
+    return Answer({"values": _as_json(values), "origins": origins}, "\n".join(
         f"{line:{width}}  # {origin}" if origin else line for line, origin in lines))
 
 
@@ -47,6 +48,12 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity; as a string, it is spelt as in YAML."""
+    return {key: _as_json(value) if isinstance(value, dict) else
+            ".inf" if value == math.inf else value for key, value in values.items()}
 
 
 def _annotated(
