@@ -159,7 +159,8 @@ def _refuse_other_config(folder: Path, old: dict[str, Any], new: dict[str, Any])
 
 def _pack(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Divide an optimiser's state into tensors and JSON values, both by ``parameter.name``."""
-    tensors, scalars = {}, {}
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
     for parameter, values in state.items():
         for name, value in values.items():
             (tensors if isinstance(value, Tensor) else scalars)[f"{parameter}.{name}"] = value

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import peft
 from peft.tuners.lora import LoraLayer
@@ -98,7 +98,7 @@ def merged(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
     if not _adapted(model):
         return model
     with adapters_merged(model):
-        plain = cast(T5ForConditionalGeneration, copy.deepcopy(model))
+        plain = copy.deepcopy(model)
     for name, layer in _adapted(plain):
         parent, _, child = name.rpartition(".")
         setattr(plain.get_submodule(parent), child, layer.get_base_layer())
@@ -107,7 +107,7 @@ def merged(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
 
 def _adapted(model: T5ForConditionalGeneration) -> list[tuple[str, Any]]:
     """Every place where a layer with an adapter stands, and that layer."""
-    found = []
+    found: list[tuple[str, Any]] = []
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, TrainableTokensWrapper):
             found.append((name, module.token_adapter))

@@ -118,11 +118,11 @@ def speed_up(model: T5ForConditionalGeneration, *, checkpointing: bool, backend:
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable({"use_reentrant": False})
     if backend != "no":
-        known = torch.compiler.list_backends(exclude_tags=())  # type: ignore[no-untyped-call]
+        known = torch.compiler.list_backends(exclude_tags=())
         if backend not in known:
             raise InputError(f"training.compile is {backend!r}; give no, or one of "
                              f"{', '.join(known)}.")
-        model.compile(backend=backend, dynamic=True)  # type: ignore[no-untyped-call]
+        model.compile(backend=backend, dynamic=True)
 
 
 def load_model(source: str | Path) -> T5ForConditionalGeneration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +28,7 @@ def is_sharding(accelerator: Accelerator) -> bool:
     if os.environ.get("FSDP_VERSION") != "2":
         raise InputError("FSDP 1 cannot share T5's tied embeddings; set 'fsdp_version: 2' under "
                          "fsdp_config, as in configs/accelerate/fsdp2.yaml.")
-    return accelerator.num_processes > 1
+    return bool(accelerator.num_processes > 1)
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> nn.Module:
@@ -76,7 +76,7 @@ def gather(sharded: nn.Module, whole: nn.Module) -> None:
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """A tensor, put together if it is divided; then all processes must call this."""
-    return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def divided_like(tensor: Tensor, pattern: Tensor) -> Tensor:
