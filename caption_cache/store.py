@@ -167,12 +167,23 @@ class Store:
             if wanted is not None:
                 table = table.filter(wanted(table))
             before = sum(pq.read_metadata(part).num_rows for part in old)
-            for start in range(0, table.num_rows, _ROWS_PER_COMPACT_PART):
-                _write(table.slice(start, _ROWS_PER_COMPACT_PART), _new_part(self.folder))
+            self.add_table(table)
             # A kill before the old parts are gone leaves rows twice, which `read` takes once.
             for path in (*old, *self.folder.glob(".part-*.aside")):  # and what kills left aside
                 path.unlink()
             return before, table.num_rows
+
+    def add_table(self, rows: pa.Table) -> None:
+        """Write rows as few parts.
+
+        Args:
+            rows: A table of `SCHEMA`.
+
+        Raises:
+            InputError: They cannot be written.
+        """
+        for start in range(0, rows.num_rows, _ROWS_PER_COMPACT_PART):
+            _write(rows.slice(start, _ROWS_PER_COMPACT_PART), _new_part(self.folder))
 
     @contextmanager
     def _lock(self, *, exclusive: bool, wait: bool) -> Iterator[Callable[[], None]]:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
+from kgc_seq2seq.commands.configuration import add_config
 from kgc_seq2seq.commands.fuse import add_fuse
+from kgc_seq2seq.commands.publish import add_publish
 from kgc_seq2seq.commands.show_input import add_show_input
 from kgc_seq2seq.commands.subset import add_subset
 
@@ -63,6 +65,7 @@ def _parser() -> Parser:
     prepare = parser.add_command("prepare", _prepare, (
         "write a data set's arrays beside its tables, so that a large one opens at once"))
     _dataset_folder(prepare)
+    add_config(parser)
     evaluate = parser.add_command("evaluate", _evaluate, "rank every fact of a split exactly")
     _run_folder(evaluate)
     evaluate.add_argument("--split", choices=["valid", "test"], default="test",
@@ -97,6 +100,7 @@ def _parser() -> Parser:
     _add_features(parser)
     add_fuse(parser)
     add_show_input(parser)
+    add_publish(parser)
     report = parser.add_command("report", _report, "write report.html into a run folder")
     _run_folder(report)
     return parser

@@ -13,6 +13,7 @@ import numpy as np
 from caption_cache.errors import InputError
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.hub import fetch_run
 from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.systems.ensemble import Ensemble
 from kgc_seq2seq.systems.fused import Fused
@@ -63,13 +64,19 @@ class Completer:
         self._names = QueryNames(self.graph)
 
     @classmethod
-    def from_pretrained(cls, run: str | Path) -> Completer:
-        """Load a run folder: of a generator, a scorer or a fusion.
+    def from_pretrained(cls, run: str | Path, *, revision: str | None = None) -> Completer:
+        """Load a run of a generator, a scorer or a fusion.
+
+        Args:
+            run: The folder, or else the name of a run that `export.push_to_hub` has put on the
+                hub, such as ``user/name``.
+            revision: On the hub: a branch, tag or commit.
 
         Raises:
-            InputError: It is no run folder, or its data set or a part of it has gone or changed.
+            InputError: It is no run folder, its data set or a part of it has gone or changed, or
+                the hub has no such run.
         """
-        return cls(open_run(Path(run)).system)
+        return cls(open_run(fetch_run(run, revision)).system)
 
     def complete(self, query: Query, k: int = 10) -> list[Prediction]:
         """The ``k`` most probable answers, best first; see `complete_many`."""

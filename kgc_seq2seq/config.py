@@ -36,6 +36,10 @@ class AnyRunConfig:
     training: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; give 0 or more.")
+
     def as_dict(self) -> dict[str, Any]:
         """As nested JSON values, as a checkpoint or a file gives them back."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -78,14 +82,38 @@ Config = TypeVar("Config", bound=AnyRunConfig)
 def config_parser(
     program: str, description: str, kind: type[AnyRunConfig]
 ) -> jsonargparse.ArgumentParser:
-    """A parser of ``--config FILE`` and of one option for every key, which overrides the file."""
+    """A parser of ``--config FILE`` and of one option for every key, which overrides the file.
+
+    ``--KEY VALUE``, ``--KEY=VALUE`` and ``--set KEY=VALUE`` mean the same.
+    """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog=program, description=description,
                                          exit_on_error=False)
     parser.add_argument("--config", action="config", metavar="FILE",
                         help="a YAML file with the keys below, nested at the dots")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append",
+                        help="the same as --KEY=VALUE; may be repeated")
     parser.add_class_arguments(kind)
     return parser
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """A command line with ``--KEY=VALUE`` in the place of each ``--set KEY=VALUE``.
+
+    Raises:
+        InputError: What follows ``--set`` is no setting.
+    """
+    words: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--set" or word.startswith("--set="):
+            setting = next(rest, "") if word == "--set" else word.removeprefix("--set=")
+            if not setting.partition("=")[0].strip() or "=" not in setting:
+                raise InputError(f"--set needs KEY=VALUE, such as training.steps=3000, and got "
+                                 f"{setting!r}.")
+            word = f"--{setting}"
+        words.append(word)
+    return words
 
 
 def parse_config(
@@ -104,11 +132,16 @@ def parse_config(
     Raises:
         InputError: A file, a key or a value is not allowed.
     """
-    for before, path in pairwise(arguments):
+    for before, word in pairwise(arguments):
         if before == "--config":
-            _check_keys(Path(path), read_yaml(Path(path)), kind, "")
+            _check_keys(word, read_yaml(Path(word)), kind, "")
+        elif before == "--set":
+            nested: Any = None
+            for key in reversed(word.partition("=")[0].split(".")):
+                nested = {key: nested}
+            _check_keys("--set", nested, kind, "")
     try:
-        options = parser.parse_args(list(arguments))
+        options = parser.parse_args(spelled_out(arguments))
         made = parser.instantiate(options)
         return kind(**{entry.name: made[entry.name] for entry in fields(kind)}), options
     except jsonargparse.ArgumentError as error:
@@ -137,13 +170,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_keys(path: Path, content: Mapping[str, Any], kind: type, prefix: str) -> None:
+def _check_keys(where: str, content: Mapping[str, Any], kind: type, prefix: str) -> None:
     known = get_type_hints(kind)
     for key, value in content.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            raise InputError(f"{path}: there is no key '{prefix}{key}'"
+            raise InputError(f"{where}: there is no key '{prefix}{key}'"
                              + (f"; did you mean '{prefix}{near[0]}'?" if near else
                                 f"; the keys there are {', '.join(known)}."))
         if is_dataclass(known[key]) and isinstance(value, dict):
-            _check_keys(path, value, known[key], f"{prefix}{key}.")
+            _check_keys(where, value, known[key], f"{prefix}{key}.")

@@ -33,8 +33,14 @@ from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
 from kgc_seq2seq.systems.generator import Generator
-from kgc_seq2seq.training.loop import Task, train
-from kgc_seq2seq.training.model import count_parameters, load_model, load_tokenizer, make_model
+from kgc_seq2seq.training.loop import Task, has_ended, train
+from kgc_seq2seq.training.model import (
+    count_parameters,
+    load_model,
+    load_tokenizer,
+    make_model,
+    speed_up,
+)
 from kgc_seq2seq.training.seq2seq import Seq2Seq
 
 NATIONS = "nations"
@@ -97,6 +103,8 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         if main_process:
             _write_run(run, stored, tokenizer, trie)
     model = make_model(config.model, tokenizer, config.seed).to(accelerator.device)
+    speed_up(model, checkpointing=config.training.gradient_checkpointing,
+             backend=config.training.compile)
     search = ExactSearch(TreeDecoder(model), trie)
     queries = graph.training_queries
 
@@ -125,10 +133,17 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
 
 
 def make_accelerator(config: AnyRunConfig) -> Accelerator:
-    """What knows processes, devices and precision."""
+    """What knows processes, devices and precision.
+
+    Raises:
+        InputError: The device cannot compute in the precision.
+    """
     # Said outright, or processes on CPUs would each wait for a GPU of their own.
-    return Accelerator(cpu=not torch.accelerator.is_available(),
-                       mixed_precision=config.training.mixed_precision)
+    on_cpu = not torch.accelerator.is_available()
+    precision = config.training.mixed_precision
+    if on_cpu and precision == "fp16":
+        raise InputError("training.mixed_precision: fp16 needs a GPU; choose bf16 or no.")
+    return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 
 def train_task(
@@ -152,7 +167,7 @@ def train_task(
     progress = train(task, accelerator, config.training, config.optimizer, run=run,
                      seed=config.seed, identity=identity)
     seconds = time.perf_counter() - start
-    if progress.step < config.training.steps:
+    if not has_ended(progress, config.training):
         return Answer(
             {"stopped_after_step": progress.step},
             f"Stopped after step {progress.step} of {config.training.steps}; the same command "

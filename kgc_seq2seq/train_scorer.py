@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import replacing
-from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml
+from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml, spelled_out
 from kgc_seq2seq.evaluate import evaluate_split
 from kgc_seq2seq.evaluation.dense import rank_with_scorer
 from kgc_seq2seq.evaluation.ranks import metrics
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
-    name = _scorer_name(arguments)
+    name = scorer_name(arguments)
     kind = config_class(ScorerRunConfig.scorer if name is None else name)
     parser = config_parser("python -m kgc_seq2seq.train_scorer", (
         "Train a scorer, validate it, and evaluate its best state once on test. A stopped run "
@@ -82,13 +82,13 @@ def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
     return train_scorer(config, restart=options.restart), options.json
 
 
-def _scorer_name(arguments: Sequence[str]) -> str | None:
+def scorer_name(arguments: Sequence[str]) -> str | None:
     """The scorer that a command line or its file names: it determines the other keys."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--scorer")
     first.add_argument("--config", type=Path, action="append", default=[])
     try:
-        found, _ = first.parse_known_args(list(arguments))
+        found, _ = first.parse_known_args(spelled_out(arguments))
     except argparse.ArgumentError:
         return None  # the parser proper says what is wrong
     named = [read_yaml(path).get("scorer") for path in found.config] + [found.scorer]
@@ -129,8 +129,7 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     torch.manual_seed(config.seed)
     model = kind(model_config, Vocabulary.of(graph), vectors).to(accelerator.device)
     task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
-    identity = stored.as_dict()
-    stopped = train_task(task, accelerator, config, identity, {"system": kind.title})
+    stopped = train_task(task, accelerator, config, stored.as_dict(), {"system": kind.title})
     if stopped is not None:
         return stopped
     best = Dense.of(EntityScorer.from_pretrained(run / "model", graph), graph, accelerator.device)

@@ -94,3 +94,18 @@ def edited(tiny: Path) -> Callable[[str, str], Path]:
         (tiny / name).write_text(text)
         return tiny
     return edit
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """A T5 with untrained weights and a tokenizer, as a hub would hold them."""
+    from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
+    from kgc_seq2seq.training.model import ModelConfig, make_model
+
+    texts = {"thing apple pear plum fruit carrot leek vegetable red green kind of colour": 9}
+    tokenizer = train_tokenizer(texts, TokenizerConfig(pieces=60, words=30))
+    model = make_model(ModelConfig(d_model=16, d_ff=16, num_heads=2, initializer_factor=1.0),
+                       tokenizer, seed=5)
+    model.save_pretrained(tmp_path / "pretrained")
+    tokenizer.save_pretrained(tmp_path / "pretrained")
+    return tmp_path / "pretrained"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from conftest import ROOT
 
 from caption_cache.errors import InputError
+from kgc_seq2seq import cli
 from kgc_seq2seq.config import RunConfig, config_parser, parse_config
 from kgc_seq2seq.train import main
 
@@ -40,6 +46,87 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     config, _ = parse_config(config_parser("p", "", RunConfig), [
         "--config", str(tmp_path / "c.yaml"), "--model.d_model", "48", "--out", "other"], RunConfig)
     assert (config.model.d_model, config.model.d_ff, config.out) == (48, 64, "other")
+
+
+def test_set_is_another_way_to_write_an_option() -> None:
+    file = ["--config", str(ROOT / "configs" / "nations.yaml")]
+    written = [[*file, "--set", "model.d_model=48", "--set=training.ema_decay=0.9"],
+               [*file, "--model.d_model", "48", "--training.ema_decay=0.9"]]
+    one, other = (parse_config(config_parser("p", "", RunConfig), words, RunConfig)[0]
+                  for words in written)
+    assert one == other
+    assert (one.model.d_model, one.training.ema_decay) == (48, 0.9)
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["--set", "model.d_modl=3"], r"--set: there is no key 'model\.d_modl'; did you mean 'm"),
+    (["--set", "training.steps"], r"--set needs KEY=VALUE, .* got 'training\.steps'"),
+    (["--set=seed"], "--set needs KEY=VALUE"),
+    (["--set"], "--set needs KEY=VALUE"),
+    (["--set", "training.steps=many"], r"training\.steps"),
+])
+def test_a_setting_that_fits_no_key_is_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        parse_config(config_parser("p", "", RunConfig),
+                     ["--dataset", "d", "--out", "o", *words], RunConfig)
+
+
+def test_the_effective_configuration_is_shown_with_its_origins(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("dataset: d\nout: 'a: b'\nmodel:\n  d_model: 32\ntraining:\n  steps: 7\n")
+    settings = ["--set", "training.steps=9", "--set", "model.lora.targets=[q, k]"]
+    assert cli.main(["config", str(file), *settings]) == 0
+    text = capsys.readouterr().out
+    expected = RunConfig.load(file)
+    expected = replace(expected, training=replace(expected.training, steps=9), model=replace(
+        expected.model, lora=replace(expected.model.lora, targets=("q", "k"))))
+    assert yaml.safe_load(text) == expected.as_dict()
+    origin = {line.split(":")[0].strip(): line.rsplit("# ", 1)[1]
+              for line in text.splitlines() if "# " in line}
+    assert {key: origin[key] for key in ("dataset", "d_model", "d_ff", "steps", "targets")} == {
+        "dataset": str(file), "d_model": str(file), "d_ff": "default", "steps": "command line",
+        "targets": "command line"}
+    assert cli.main(["config", str(file), *settings, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["values"] == expected.as_dict()
+    assert answer["origins"]["model.lora.targets"] == "command line"
+
+
+def test_the_configuration_of_a_scorer_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(ROOT / "configs" / "nations-rotate.yaml")
+    assert cli.main(["config", file, "--set", "model.gamma=9"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["gamma"] == 9.0
+    generator = str(ROOT / "configs" / "nations.yaml")
+    assert cli.main(["config", generator, "--set", "model.gamma=9"]) == 2
+    assert "there is no key 'model.gamma'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_configuration_that_comes_along_is_read(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["config", str(file), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+
+    def taken_over(written: dict[str, Any], values: dict[str, Any]) -> None:
+        for key, value in written.items():
+            if isinstance(value, dict):
+                taken_over(value, values[key])
+            else:
+                assert values[key] == (".inf" if value == math.inf else value), key
+
+    taken_over(yaml.safe_load(file.read_text()), answer["values"])
+    assert str(file) in answer["origins"].values()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")),
+                         ids=lambda file: file.stem)
+def test_every_configuration_for_accelerate_is_read(file: Path) -> None:
+    config = load_config_from_file(str(file))
+    assert config.num_processes >= 1
+    assert (config.fsdp_config == {"fsdp_version": 2}) == (file.stem == "fsdp2")
 
 
 @pytest.mark.parametrize("text, sentence", [

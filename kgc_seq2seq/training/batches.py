@@ -49,6 +49,11 @@ class Batches:
         self._epoch = lru_cache(maxsize=1)(self._plan)
         self._ends = [0]  # of the epochs, in steps
 
+    @property
+    def smallest(self) -> int:
+        """The number of examples in the smallest batch of the first epoch."""
+        return min(map(len, self._epoch(1)))
+
     def __getitem__(self, step: int) -> tuple[int, Longs]:
         """The epoch of a step, counted from 1, and its examples, int64 [b]."""
         while step >= self._ends[-1]:

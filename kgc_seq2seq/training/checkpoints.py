@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
+from kgc_seq2seq.training.averages import WeightAverage
+from kgc_seq2seq.training.sharding import divided_like, whole_tensor
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,28 @@ class Progress:
 
 
 START = Progress(0, 0, -1.0)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What changes while a model is trained."""
+
+    model: nn.Module
+    """Whole, or a `sharding.shard`."""
+    optimizer: torch.optim.Optimizer
+    """Of its trained weights."""
+    average: WeightAverage | None
+    """Of its weights, where one is kept."""
+    scaler: torch.amp.GradScaler | None
+    """Of the loss, in half precision."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """What training changes: weights without the frozen ones, and buffers, each once."""
+        found: dict[int, tuple[str, Tensor]] = {}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter):
+                found.setdefault(id(tensor), (name, tensor))  # tied weights have several names
+        return dict(found.values())
 
 
 class Checkpoints:
@@ -52,24 +77,35 @@ class Checkpoints:
         """The checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*"))
 
-    def save(
-        self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> Path:
-        """Write a checkpoint aside, rename it, and drop the oldest."""
+    def save(self, progress: Progress, state: TrainingState, *, write: bool) -> None:
+        """Write a checkpoint aside, rename it, and drop the oldest.
+
+        Args:
+            progress: How far the run has come.
+            state: Of the run.
+            write: Whether this process is the one that writes; where weights are divided among
+                processes, all must call this.
+        """
         folder = self.folder / f"step-{progress.step:08d}"
-        tensors, scalars = _pack(optimizer.state_dict()["state"])
+        tensors, scalars = _pack(state.optimizer.state_dict()["state"])
+        files = {"model": _whole(state.weights()), "optimizer": _whole(tensors)}
+        if state.average is not None:
+            files["average"] = _whole(_numbered(state.average.tensors))
+        if not write:
+            return
         with replacing(folder) as aside:
             aside.mkdir()
-            save_model(model, str(aside / "model.safetensors"))
-            save_file(tensors, aside / "optimizer.safetensors")
+            for name, content in files.items():
+                save_file(content, aside / f"{name}.safetensors")
             (aside / "state.json").write_text(json.dumps({
-                "progress": asdict(progress), "optimizer": scalars, "config": self.config,
+                "progress": asdict(progress), "optimizer": scalars,
+                "scaler": state.scaler.state_dict() if state.scaler else None,
+                "config": self.config,
             }, indent=1))
         for old in self.steps[: -self.keep]:
             shutil.rmtree(old)
-        return folder
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    def restore(self, state: TrainingState) -> Progress:
         """Bring back the newest checkpoint, if there is one.
 
         Returns:
@@ -82,10 +118,12 @@ class Checkpoints:
             return START
         folder = self.steps[-1]
         try:
-            state = json.loads((folder / "state.json").read_text())
-            _refuse_other_config(folder, state["config"], self.config)
-            load_model(model, str(folder / "model.safetensors"))
+            saved = json.loads((folder / "state.json").read_text())
+            _refuse_other_config(folder, saved["config"], self.config)
+            _copy(load_file(folder / "model.safetensors"), state.weights())
             tensors = load_file(folder / "optimizer.safetensors")
+            if state.average is not None:
+                _copy(load_file(folder / "average.safetensors"), _numbered(state.average.tensors))
         except InputError:
             raise
         except RuntimeError as error:  # sizes; its first line says only that there is an error
@@ -95,10 +133,13 @@ class Checkpoints:
         except Exception as error:  # safetensors, JSON and the disk each have their own
             raise InputError(f"{folder} cannot be read ({error}); delete it to go on from the "
                              "checkpoint before it.") from None
-        packed = optimizer.state_dict()
-        packed["state"] = _unpack(tensors, state["optimizer"])
-        optimizer.load_state_dict(packed)
-        return Progress(**state["progress"])
+        weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
+        packed = state.optimizer.state_dict()
+        packed["state"] = _unpack(tensors, saved["optimizer"], weights)
+        state.optimizer.load_state_dict(packed)
+        if state.scaler:
+            state.scaler.load_state_dict(saved["scaler"])
+        return Progress(**saved["progress"])
 
 
 def differing_keys(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
@@ -122,20 +163,40 @@ def _refuse_other_config(folder: Path, old: dict[str, Any], new: dict[str, Any])
 
 def _pack(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Divide an optimiser's state into tensors and JSON values, both by ``parameter.name``."""
-    tensors, scalars = {}, {}
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
     for parameter, values in state.items():
         for name, value in values.items():
-            # safetensors writes only tensors that own their memory in order.
-            if isinstance(value, Tensor):
-                tensors[f"{parameter}.{name}"] = value.detach().contiguous().clone()
-            else:
-                scalars[f"{parameter}.{name}"] = value
+            (tensors if isinstance(value, Tensor) else scalars)[f"{parameter}.{name}"] = value
     return tensors, scalars
 
 
-def _unpack(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> dict[int, dict[str, Any]]:
+def _unpack(
+    tensors: dict[str, Tensor], scalars: dict[str, Any], weights: Sequence[Tensor]
+) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **scalars}.items():
         parameter, name = key.split(".", 1)
+        if isinstance(value, Tensor):
+            value = divided_like(value, weights[int(parameter)])
         state.setdefault(int(parameter), {})[name] = value
     return state
+
+
+def _numbered(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {str(number): tensor for number, tensor in enumerate(tensors)}
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors writes only tensors that own their memory in order.
+    return {name: whole_tensor(tensor.detach()).contiguous().clone()
+            for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _copy(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
+    if tensors.keys() != into.keys():
+        names = ", ".join(sorted(tensors.keys() ^ into.keys())[:3])
+        raise ValueError(f"it holds other weights than the model has: {names}, …")
+    for name, tensor in into.items():
+        tensor.copy_(divided_like(tensors[name], tensor))

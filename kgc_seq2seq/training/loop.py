@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
 from kgc_seq2seq.training.ahead import ahead
+from kgc_seq2seq.training.averages import WeightAverage
 from kgc_seq2seq.training.batches import Batches, Longs
-from kgc_seq2seq.training.checkpoints import Checkpoints, Progress
+from kgc_seq2seq.training.checkpoints import Checkpoints, Progress, TrainingState
 from kgc_seq2seq.training.logs import TrainingLog
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from kgc_seq2seq.training.sharding import gather, is_sharding, shard, whole_tensor
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,27 @@ class LoopConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
     """So many checkpoints are kept, the last ones."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the forward pass; float16 overflows in T5 and is not offered."""
+    gradient_accumulation: int = 1
+    """So many parts of a step's examples are computed one after another: less memory, the same
+    step, since the loss is divided by what all parts and processes have in it."""
+    patience: int = 0
+    """Training ends after so many validations without a better one; 0 never ends it early."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, such as 0.999, which is then validated and kept
+    instead of the weights; 0 keeps none."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the forward pass."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "validate_every", "log_every", "checkpoint_every",
-                    "keep_checkpoints"):
+                    "keep_checkpoints", "gradient_accumulation"):
             if getattr(self, key) < 1:
                 raise InputError(f"training.{key} is {getattr(self, key)}; give 1 or more.")
+        if self.patience < 0:
+            raise InputError(f"training.patience is {self.patience}; give 0 or more.")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"training.ema_decay is {self.ema_decay}; give a number from 0 to "
+                             "below 1.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,12 @@ class TrainingConfig(LoopConfig):
     all processes together."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over the vocabulary."""
+    gradient_checkpointing: bool = False
+    """Whether the layers are computed again in the backward pass: less memory, slower steps."""
+    compile: str = "no"
+    """A backend of torch.compile, of which inductor is the usual one; no compiles nothing."""
+    force_fp16: bool = False
+    """Whether mixed_precision: fp16 is allowed, in which T5 is known to break down."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +89,10 @@ class TrainingConfig(LoopConfig):
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"training.label_smoothing is {self.label_smoothing}; give a number "
                              "from 0 to below 1.")
+        if self.mixed_precision == "fp16" and not self.force_fp16:
+            raise InputError("training.mixed_precision is fp16, whose largest number, 65,504, the "
+                             "activations of T5 exceed, so that the loss becomes nan; choose bf16, "
+                             "or insist with training.force_fp16: true.")
 
 
 class Task(Protocol):
@@ -141,78 +166,115 @@ def train(
         identity: The whole configuration as JSON values; a checkpoint of another is refused.
 
     Returns:
-        How far it came: fewer than ``config.steps`` steps when a signal stopped it.
+        How far it came; `has_ended` unless a signal stopped it.
 
     Raises:
-        InputError: The newest checkpoint is of another configuration or damaged.
-        FloatingPointError: The loss is no longer a finite number.
+        InputError: The newest checkpoint is of another configuration or damaged, a step has too
+            few examples to be divided, or the launcher asked for what cannot be sharded.
+        FloatingPointError: The loss or its gradient is no longer a finite number.
     """
-    model = task.model
-    checkpoints = Checkpoints(run / "checkpoints", identity, config.keep_checkpoints)
-    optimizer = make_optimizer(model.parameters(), optimizer_config)
-    progress = checkpoints.restore(model, optimizer)
-    batches = Batches(task.lengths, config.batch_size, seed, task.batch_tokens,
-                      least=accelerator.num_processes)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
     main, device = accelerator.is_main_process, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
+    parts = config.gradient_accumulation
+    batches = Batches(task.lengths, config.batch_size, seed, task.batch_tokens,
+                      least=parts * processes)
+    if batches.smallest < parts * processes:
+        raise InputError(f"A step has {batches.smallest} examples, too few for {processes} "
+                         f"processes with training.gradient_accumulation {parts}; raise "
+                         "training.batch_size or lower the other.")
+    sharded = is_sharding(accelerator)
+    if sharded:
+        _refuse_unshardable(config, optimizer_config)
+    model = shard(task.model, accelerator) if sharded else task.model
+    optimizer = make_optimizer(
+        [weight for weight in model.parameters() if weight.requires_grad], optimizer_config)
+    average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+    state = TrainingState(model, optimizer, average, accelerator.scaler)
+    checkpoints = Checkpoints(run / "checkpoints", identity, config.keep_checkpoints)
+    progress = checkpoints.restore(state)
+    wrapped = model
+    if not sharded:
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+    sum_over_processes = _summing(processes)
     window = _Window()
 
-    def make(step: int) -> tuple[int, Mapping[str, Tensor]]:
+    def make(step: int) -> tuple[int, list[Mapping[str, Tensor]]]:
         epoch, examples = batches[step]
-        return epoch, task.make_batch(examples[rank::processes], step, epoch)
+        share = examples[rank::processes]
+        return epoch, [task.make_batch(share[part::parts], step, epoch) for part in range(parts)]
 
     steps = range(progress.step, config.steps)
     # On a CPU, model and thread would only wait for each other's turn at the interpreter.
-    made = map(make, steps) if device.type == "cpu" else ahead(make, steps)
+    ready = map(make, steps) if device.type == "cpu" else ahead(make, steps)
     with ExitStack() as stack:
         caught = stack.enter_context(_caught_signals())
         log = stack.enter_context(
             TrainingLog(run, config.steps, progress.step, task.unit)) if main else None
         if progress.step and log:
             log.say(f"Going on after step {progress.step}.")
-        while progress.step < config.steps:
+        while not has_ended(progress, config):
             step = progress.step
-            epoch, tensors = next(made)
+            epoch, made = next(ready)
             # Dropout of step n is a function of the seed and n, so there is no state to resume.
-            torch.manual_seed(hash((seed, step, rank)) % 2**63)
-            wrapped.train()
-            batch = {name: value.to(device) for name, value in tensors.items()}
+            torch.manual_seed(_random_seed(seed, step, rank))
             # One sum over the processes tells how many units share the loss, and who must stop.
-            shared = torch.tensor([float(task.units(batch)), float(caught.signal)], device=device)
-            shared = accelerator.reduce(shared, "sum")
-            units, stop = float(shared[0]), bool(shared[1])
-            total = task.loss(wrapped, batch)
-            # DistributedDataParallel averages gradients over processes, so the sum is scaled up.
-            accelerator.backward(total * (processes / units))
-            accelerator.clip_grad_norm_(wrapped.parameters(), optimizer_config.max_grad_norm)
+            units, stop = sum_over_processes(
+                [float(sum(map(task.units, made))), float(caught.signal)])
+            wrapped.train()
+            for part, batch in enumerate(made, start=1):
+                batch = {name: value.to(device) for name, value in batch.items()}
+                # Gradients of all parts but the last wait for it before processes share them.
+                with nullcontext() if part == parts else accelerator.no_sync(wrapped):
+                    total = task.loss(wrapped, batch)
+                    # Gradients are averaged over processes, so the sum is scaled up.
+                    accelerator.backward(total * (processes / units))
+                window.add(total.detach() / units, task.size(batch))
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(),
+                                               optimizer_config.max_grad_norm)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(optimizer_config, step, config.steps)
             optimizer.step()
             optimizer.zero_grad()
+            if average:
+                average.update(step)
             progress = replace(progress, step=step + 1)
-            window.add(float(total.detach()) / units, task.size(batch))
-            if progress.step % config.log_every == 0:
-                loss, speed = accelerator.reduce(
-                    torch.tensor(window.close(), device=device), "sum").tolist()
-                if not np.isfinite(loss):
-                    raise FloatingPointError(
-                        f"The loss is {loss} at step {progress.step}; lower "
-                        "optimizer.learning_rate, or train in float32 or bf16, not fp16.")
+            window.steps += 1
+            at_end = progress.step == config.steps
+            to_log, to_validate, to_save = (
+                progress.step % every == 0 for every in (
+                    config.log_every, config.validate_every, config.checkpoint_every))
+            # Weights once broken stay so: what is kept or shown needs this one look, not each step.
+            if (to_log or to_validate or to_save or at_end or stop) and not accelerator.scaler:
+                _refuse_divergence(float(whole_tensor(norm)), progress.step)
+            if to_log:
+                loss, speed = sum_over_processes(window.shares())
+                _refuse_divergence(loss, progress.step)
                 if log:
                     log.step(progress.step, loss, speed)
                     log.note(progress.step, loss=loss, epoch=epoch,
                              learning_rate=optimizer.param_groups[0]["lr"],
+                             gradient_norm=float(whole_tensor(norm)),
                              **{f"{task.unit}_per_second": speed})
-            last = progress.step == config.steps
-            if last or progress.step % config.validate_every == 0:
-                progress = _validated(task, progress, run, log)
                 window = _Window()
-            if main and (stop or last or progress.step % config.checkpoint_every == 0):
-                checkpoints.save(progress, model, optimizer)
+            if to_validate or at_end:
+                with _weights_in_place(task.model, state):
+                    progress = _validated(task, progress, run, log)
+                window = _Window()
+            if to_save or stop or has_ended(progress, config):
+                checkpoints.save(progress, state, write=main)
             if stop:
                 break
+        if log and progress.step < config.steps and has_ended(progress, config):
+            log.say(f"No better for {config.patience} validations: ended after step "
+                    f"{progress.step}.")
     return progress
+
+
+def has_ended(progress: Progress, config: LoopConfig) -> bool:
+    """Whether a training is at its end: all steps are done, or patience is."""
+    waited = progress.step - progress.best_step
+    patient = not config.patience or waited < config.patience * config.validate_every
+    return progress.step >= config.steps or not patient
 
 
 def _validated(task: Task, progress: Progress, run: Path, log: TrainingLog | None) -> Progress:
@@ -232,24 +294,67 @@ def _validated(task: Task, progress: Progress, run: Path, log: TrainingLog | Non
     return progress
 
 
+@contextmanager
+def _weights_in_place(whole: nn.Module, state: TrainingState) -> Iterator[None]:
+    """Let the model that is validated and saved have the weights, or their average."""
+    with state.average.applied() if state.average else nullcontext():
+        if state.model is not whole:
+            gather(state.model, whole)
+        yield
+
+
 class _Window:
-    """What happened since the window was last closed."""
+    """What happened in the steps since the logs were last written."""
 
     def __init__(self) -> None:
-        self._losses: list[float] = []
+        self.steps = 0
+        self._loss: float | Tensor = 0.0
         self._units = 0
         self._start = time.perf_counter()
 
-    def add(self, loss: float, units: int) -> None:
-        self._losses.append(loss)
+    def add(self, loss: Tensor, units: int) -> None:
+        """Take in a part of a step; its loss stays where it is, so that nothing waits for it."""
+        self._loss = self._loss + loss
         self._units += units
 
-    def close(self) -> tuple[float, float]:
+    def shares(self) -> list[float]:
         """This process's share of the mean loss of the steps, and of the units a second."""
-        seconds = time.perf_counter() - self._start
-        loss, speed = float(np.mean(self._losses)), self._units / seconds
-        self.__init__()  # type: ignore[misc]
-        return loss, speed
+        loss = float(self._loss) / self.steps
+        return [loss, self._units / (time.perf_counter() - self._start)]
+
+
+def _summing(processes: int) -> Callable[[Sequence[float]], list[float]]:
+    """What adds up numbers over the processes, on their CPUs: no GPU is waited for."""
+    if processes == 1:
+        return list
+    group = torch.distributed.new_group(backend="gloo")
+
+    def add_up(numbers: Sequence[float]) -> list[float]:
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        torch.distributed.all_reduce(tensor, group=group)
+        return tensor.tolist()
+
+    return add_up
+
+
+def _random_seed(*parts: int) -> int:
+    """A seed of 64 bits; NumPy promises that it is the same on every platform and version."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+def _refuse_divergence(value: float, step: int) -> None:
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"The loss or its gradient is {value} at step {step}; lower optimizer.learning_rate, "
+            "or train in float32 or bf16, not fp16.")
+
+
+def _refuse_unshardable(config: LoopConfig, optimizer: OptimizerConfig) -> None:
+    if optimizer.name == "adafactor":
+        raise InputError("Adafactor keeps sums over whole rows of the weights, which FSDP divides; "
+                         "choose optimizer.name: adamw, or launch without FSDP.")
+    if config.mixed_precision == "fp16":
+        raise InputError("FSDP is not offered in fp16; choose training.mixed_precision: bf16.")
 
 
 class _Caught:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.training.lora import LoraConfig, add_lora, merged
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ModelConfig:
     initializer_factor: float = 0.3
     """Scale of the random weights; T5's own 1.0 learns small graphs by heart before it learns
     what they have in common."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters that are trained instead of all weights; only with init: pretrained."""
 
     def __post_init__(self) -> None:
         if (self.init == "pretrained") != (self.pretrained is not None):
@@ -58,6 +62,9 @@ class ModelConfig:
                              f"({self.num_heads}); change one of them.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout is {self.dropout}; give a number from 0 to below 1.")
+        if self.lora.rank and self.init == "scratch":
+            raise InputError("model.lora.rank asks for adapters beside random weights, which would "
+                             "never be trained; give model.init: pretrained, or rank 0.")
 
 
 def make_model(
@@ -71,7 +78,8 @@ def make_model(
         seed: Of all random weights.
 
     Raises:
-        InputError: The pretrained model cannot be loaded or is no T5.
+        InputError: The pretrained model cannot be loaded, is no T5, or lacks the layers that
+            ``config.lora`` names.
     """
     torch.manual_seed(seed)
     if config.init == "scratch":
@@ -88,7 +96,33 @@ def make_model(
     model = load_model(config.pretrained)
     if len(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if config.lora.rank:
+        pretrained = len(load_tokenizer(config.pretrained))
+        add_lora(model, config.lora, range(pretrained, len(tokenizer)))
     return model
+
+
+def speed_up(model: T5ForConditionalGeneration, *, checkpointing: bool, backend: str) -> None:
+    """Prepare a model for training that saves memory or time.
+
+    Args:
+        model: Changed in place.
+        checkpointing: Whether the layers are computed again in the backward pass.
+        backend: Of torch.compile; "no" compiles nothing.
+
+    Raises:
+        InputError: There is no such backend.
+    """
+    if checkpointing:
+        with warnings.catch_warnings():  # 5.23 has a new name, which 5.17 does not know
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    if backend != "no":
+        known = torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise InputError(f"training.compile is {backend!r}; give no, or one of "
+                             f"{', '.join(known)}.")
+        model.compile(backend=backend, dynamic=True)
 
 
 def load_model(source: str | Path) -> T5ForConditionalGeneration:
@@ -131,9 +165,9 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def save_model(model: T5ForConditionalGeneration, folder: Path) -> None:
-    """Save in Hugging Face format."""
+    """Save in Hugging Face format, with adapters merged."""
     with _quiet():
-        model.save_pretrained(folder)
+        merged(model).save_pretrained(folder)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
 from kgc_seq2seq.training.batches import Longs
+from kgc_seq2seq.training.lora import adapters_merged
 from kgc_seq2seq.training.model import save_model
 
 IGNORED = -100
@@ -64,7 +65,8 @@ class Seq2Seq:
 
     def validate(self) -> float:
         """As in `loop.Task`."""
-        return self.score()
+        with adapters_merged(self.model):
+            return self.score()
 
     def save(self, folder: Path) -> None:
         """As in `loop.Task`."""

@@ -1,0 +1,100 @@
+"""Takes a run to another machine, or to the hub: its model with the data it cannot do without."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+from huggingface_hub import HfApi
+
+from caption_cache.captions import current_rows
+from caption_cache.disk import cannot_write, replacing
+from caption_cache.errors import InputError
+from caption_cache.store import Store
+from kgc_seq2seq.graph.folder import refuse_taken
+from kgc_seq2seq.graph.knowledge_graph import SPLITS
+from kgc_seq2seq.hub import why
+from kgc_seq2seq.model_card import model_card
+from kgc_seq2seq.runs import read_generator
+
+_OF_RUN = ("trie.safetensors", "training.json", "metrics.jsonl")
+_OF_DATASET = ("entities.tsv", "relations.tsv", *(f"{split}.tsv" for split in SPLITS))
+
+
+def export_run(
+    run: Path, folder: Path, *, name: str | None = None, licence: str | None = None
+) -> None:
+    """Write what `Completer.from_pretrained` needs of a run into a folder that stands alone.
+
+    That is the best model, tokenizer, trie, configuration and results; of the data set the tables
+    and the captions, without images; and a model card, ``README.md``. Checkpoints stay behind.
+
+    Args:
+        run: The run folder of a generator.
+        folder: A new one.
+        name: What the card calls it, ``user/name`` on a hub; by default the name of ``folder``.
+        licence: Of the weights, for the card, as the hub spells it, such as ``apache-2.0``.
+
+    Raises:
+        InputError: It is no run with results, its data set has gone, or the folder cannot be
+            written or is not empty.
+    """
+    config = read_generator(run)
+    dataset = run / config.dataset
+    card = model_card(run, dataset, config, name or folder.name, licence)
+    refuse_taken(folder)
+    try:
+        with replacing(folder) as aside:
+            target = aside / "dataset"
+            (target / "captions").mkdir(parents=True)
+            for part in ("model", "tokenizer", "results"):
+                shutil.copytree(run / part, aside / part)
+            for file in _OF_RUN:
+                shutil.copyfile(run / file, aside / file)
+            for file in _OF_DATASET:
+                shutil.copyfile(dataset / file, target / file)
+            if (dataset / "dataset.json").is_file():
+                shutil.copyfile(dataset / "dataset.json", target / "dataset.json")
+            if Store(dataset).parts:
+                # Without the images, all captions count: so only those that count now go along.
+                rows = current_rows(dataset)
+                Store(target).add_table(rows.filter(pc.equal(rows["status"], "ok")))
+            replace(config, dataset="dataset").save(aside / "config.yaml")
+            (aside / "README.md").write_text(card, "utf-8")
+    except OSError as error:
+        raise cannot_write(Path(error.filename or folder), error) from None
+
+
+def push_to_hub(
+    run: Path, name: str, *, private: bool = False, licence: str | None = None
+) -> str:
+    """Export a run and upload it; `Completer.from_pretrained` then takes ``name``.
+
+    Args:
+        run: The run folder of a generator.
+        name: On the hub: ``user/name``. It is made when it is not there.
+        private: Whether only its owner may see it, when it is made.
+        licence: As in `export_run`.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        InputError: As `export_run`, or the hub refuses.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        export_run(run, folder, name=name, licence=licence)
+        try:
+            hub = HfApi()
+            hub.create_repo(name, private=private, exist_ok=True)
+            # What an earlier upload held and this one does not would be read together with it.
+            done = hub.upload_folder(repo_id=name, folder_path=folder, delete_patterns=["*"],
+                                     commit_message="Upload a run of kgc-seq2seq")
+        except Exception as error:  # of the hub, of HTTP, of names
+            raise InputError(f"{name} cannot be uploaded ({why(error)}); check the name, the "
+                             "network and 'hf auth whoami'.") from None
+    return str(done.commit_url)

@@ -1,0 +1,39 @@
+"""Runs that lie on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from caption_cache.errors import InputError
+
+KEPT = ("*.json", "*.jsonl", "*.md", "*.model", "*.parquet", "*.safetensors", "*.tsv", "*.yaml")
+"""What a run on the hub is made of; nothing else is downloaded, and none of it is unpickled."""
+
+
+def fetch_run(run: str | Path, revision: str | None = None) -> Path:
+    """The folder of a run, downloaded unless it is a folder already.
+
+    Args:
+        run: A folder, or else a name on the hub, such as ``user/name``.
+        revision: On the hub: a branch, tag or commit.
+
+    Raises:
+        InputError: There is no such folder, and nothing of that name can be downloaded.
+    """
+    folder = Path(run)
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(run)):
+        return folder
+    try:
+        return Path(snapshot_download(str(run), revision=revision, allow_patterns=list(KEPT)))
+    except Exception as error:  # of the hub, of HTTP, of names, of the disk
+        raise InputError(f"{run} is no folder, and the hub gives no run of that name "
+                         f"({why(error)}); give the folder of a run or user/name.") from None
+
+
+def why(error: Exception) -> str:
+    """The first line of what an error says."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -1,0 +1,170 @@
+"""A run taken elsewhere: complete, without pickles, with a card that says how good it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+from huggingface_hub import ModelCard
+
+from caption_cache.errors import InputError
+from kgc_seq2seq import cli, export, hub
+from kgc_seq2seq.completer import Completer, Query
+from kgc_seq2seq.export import export_run, push_to_hub
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "nations"
+    export_run(trained, folder, name="someone/nations", licence="apache-2.0")
+    return folder
+
+
+def test_the_exported_folder_answers_by_itself(
+    exported: Path, trained: Path, tmp_path: Path
+) -> None:
+    """In another process, moved, with nothing else of the run or its data set in reach."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(exported, moved)
+    done = subprocess.run(
+        [sys.executable, "-m", "kgc_seq2seq.cli", "predict", str(moved), "--head", "France",
+         "--relation", "currency", "-k", "5", "--json"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    expected = Completer.from_pretrained(trained).complete(Query("France", "currency"), 5)
+    answers = json.loads(done.stdout)["answers"]
+    assert [answer["id"] for answer in answers] == [answer.id for answer in expected]
+    # Captions are in what it reads, so equal numbers say that they went along.
+    assert [answer["log_probability"] for answer in answers] == pytest.approx(
+        [answer.log_probability for answer in expected], abs=1e-5)
+
+
+def test_the_exported_folder_holds_what_it_needs_and_no_more(exported: Path) -> None:
+    files = [path for path in exported.rglob("*") if path.is_file()]
+    assert all(any(path.match(kept) for kept in hub.KEPT) for path in files)
+    assert {path.suffix for path in files if path.stat().st_size > 10**6} <= {".safetensors"}
+    assert {path.name for path in exported.iterdir()} == {
+        "README.md", "config.yaml", "dataset", "metrics.jsonl", "model", "results", "tokenizer",
+        "training.json", "trie.safetensors"}
+    assert yaml.safe_load((exported / "config.yaml").read_text())["dataset"] == "dataset"
+
+
+def test_an_exported_run_can_be_evaluated_and_exported_again(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", str(exported), str(tmp_path / "again"), "--license", "mit"]) == 0
+    assert "kgc predict" in capsys.readouterr().out
+    before = json.loads((exported / "results" / "valid.json").read_text())
+    assert cli.main(["evaluate", str(tmp_path / "again"), "--split", "valid", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["both"] == pytest.approx(before["both"])
+
+
+def test_the_card_holds_metrics_protocol_data_and_use(exported: Path) -> None:
+    card = ModelCard.load(exported / "README.md")
+    result = json.loads((exported / "results" / "test.json").read_text())
+    found = {(entry.dataset_split, entry.metric_type): entry.metric_value
+             for entry in card.data.eval_results}
+    assert found["test", "mrr"] == pytest.approx(result["both"]["mrr"], abs=1e-4)
+    assert found["test", "hits@10"] == pytest.approx(result["both"]["hits@10"], abs=1e-4)
+    assert (card.data.license, card.data.library_name) == ("apache-2.0", "kgc-seq2seq")
+    assert "multimodal" in card.data.tags
+    row = next(line for line in card.text.splitlines() if line.startswith("| test | head"))
+    assert [cell.strip() for cell in row.split("|")[3:-1]] == [
+        f"{result['head'][metric]:.4f}" for metric in ("mrr", "hits@1", "hits@3", "hits@10", "mr")
+    ] + ["404"]
+    for said in ("Completer.from_pretrained('someone/nations')", "Ranks are exact among all 881",
+                 "filtered by the facts of train, valid, test", "realistic rank",
+                 "licence: Apache-2.0", "One seed: 0", "trained from scratch"):
+        assert said in card.text
+
+
+def test_the_use_that_the_card_shows_works(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {}
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(name=name, revision=revision, allow_patterns=allow_patterns)
+        return str(exported)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    text = (exported / "README.md").read_text()
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert asked == {"name": "someone/nations", "revision": None,
+                     "allow_patterns": list(hub.KEPT)}
+    assert not {"*", "*.bin", "*.pt", "*.pkl"} & set(hub.KEPT)
+    Completer.from_pretrained("someone/nations", revision="v2")
+    assert asked["revision"] == "v2"
+
+
+class Hub:
+    """Stands where the hub's API is; what is uploaded is kept."""
+
+    def __init__(self, keep: Path) -> None:
+        self.keep = keep
+        self.made: dict[str, Any] = {}
+
+    def __call__(self) -> Hub:
+        return self
+
+    def create_repo(self, name: str, **how: Any) -> None:
+        if name == "refused/name":
+            raise OSError("401 Unauthorized\nlog in first")
+        self.made[name] = how
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **how: Any) -> SimpleNamespace:
+        assert how["delete_patterns"] == ["*"]
+        shutil.copytree(folder_path, self.keep / repo_id)
+        return SimpleNamespace(commit_url=f"https://hub.invalid/{repo_id}/commit/1")
+
+
+def test_what_is_pushed_is_what_is_exported(
+    trained: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = Hub(tmp_path)
+    monkeypatch.setattr(export, "HfApi", api)
+    assert cli.main(["push", str(trained), "someone/nations", "--private", "--license",
+                     "apache-2.0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["address"].endswith("someone/nations/commit/1")
+    assert api.made == {"someone/nations": {"private": True, "exist_ok": True}}
+    pushed = tmp_path / "someone" / "nations"
+    assert (pushed / "README.md").read_text() == (exported / "README.md").read_text()
+    names = {str(path.relative_to(pushed)) for path in pushed.rglob("*.*")
+             if path.suffix != ".parquet"}
+    assert names == {str(path.relative_to(exported)) for path in exported.rglob("*.*")
+                     if path.suffix != ".parquet"}
+    with pytest.raises(InputError, match=r"refused/name cannot be uploaded \(401 Unauthorized\)"):
+        push_to_hub(trained, "refused/name")
+
+
+def test_what_cannot_be_exported_is_refused(
+    trained: Path, exported: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="is there already"):
+        export_run(trained, exported)
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        export_run(tmp_path, tmp_path / "out")
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(exported, unfinished, ignore=shutil.ignore_patterns("test.json"))
+    with pytest.raises(InputError, match=r"test\.json is missing; run 'kgc evaluate"):
+        export_run(unfinished, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_the_hub_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "nobody/nothing", "--head", "a", "--relation", "b"]) == 2
+    sentence = capsys.readouterr().err
+    assert "nobody/nothing is no folder, and the hub gives no run of that name (" in sentence
+    assert len(sentence.strip().splitlines()) == 1
