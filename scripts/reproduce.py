@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make what is missing; gives the exit code: 0 done, 3 stopped by the time."""
     options = _options(arguments)
     plan = read_plan(options.plan or ROOT / "configs" / "reproduce" / f"{options.scale}.yaml")
-    rows = options.rows.split(",") if options.rows else list(plan["rows"])
+    rows = options.rows.split(";") if options.rows else list(plan["rows"])
     if unknown := [row for row in rows if row not in plan["rows"]]:
         raise SystemExit(f"There is no row {unknown[0]!r}; there are: {', '.join(plan['rows'])}.")
     work = options.out.resolve() / options.name / options.scale
@@ -129,11 +129,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="its public files")
     parser.add_argument("--texts", type=Path, metavar="TABLE",
                         help="captions and descriptions of the entities: id, description, caption")
-    parser.add_argument("--scale", choices=["tiny", "cpu", "gpu"], default="cpu",
+    parser.add_argument("--scale", choices=["tiny", "subset", "cpu", "gpu"], default="cpu",
                         help="how large the models, how long the training")
     parser.add_argument("--plan", type=Path, metavar="FILE",
                         help="a plan of your own instead of configs/reproduce/SCALE.yaml")
-    parser.add_argument("--rows", metavar="ROW,ROW", help="only these rows of the plan")
+    parser.add_argument("--rows", metavar="ROW;ROW", help="only these rows of the plan")
     parser.add_argument("--seeds", type=int, metavar="N",
                         help="seeds 0 … N - 1 instead of as many as the plan says")
     parser.add_argument("--minutes", type=float, metavar="M",
