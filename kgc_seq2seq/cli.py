@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
+from kgc_seq2seq.commands.calibrate import add_calibrate
+from kgc_seq2seq.commands.compare import add_compare
 from kgc_seq2seq.commands.subset import add_subset
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ def _parser() -> Parser:
     evaluate.add_argument("--samples", type=_count, default=500, metavar="N",
                           help="sampled: names drawn for each query")
     evaluate.add_argument("--seed", type=int, default=0, help="sampled: of the draws")
+    add_calibrate(parser)
+    add_compare(parser)
     predict = parser.add_command("predict", _predict, "answer queries with a trained run")
     _run_folder(predict)
     predict.add_argument("--head", metavar="NAME", help="name or id of the given entity, to ask "
@@ -405,9 +409,9 @@ def _answers_text(query: Query, found: Sequence[Prediction]) -> str:
 def _metrics_text(result: dict[str, Any]) -> str:
     names = list(result["both"])
     rows = [[side, *map(_number, result[side].values())] for side in ("tail", "head", "both")]
+    rows.insert(0, ["", *(name.replace("_", " ") for name in names)])
     width = max(len(cell) for row in rows for cell in row) + 2
-    return "\n".join("".join(f"{cell:>{width}}" for cell in row)
-                     for row in [["", *names], *rows])
+    return "\n".join("".join(f"{cell:>{width}}" for cell in row) for row in rows)
 
 
 def _number(value: int | float | dict[str, float]) -> str:

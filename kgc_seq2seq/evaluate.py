@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.completer import Completer
+from caption_cache.images import find_images, has_images, read_entities
+from kgc_seq2seq.completer import OPEN_MASS, Completer
+from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.evaluation.calibration import best_answers, reliability
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
+from kgc_seq2seq.evaluation.results import protocol, summarize, write_ranks, write_result
 from kgc_seq2seq.evaluation.sampled import SampledRanks
+from kgc_seq2seq.evaluation.slices import Mask
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.verbalizer import Verbalizer
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate_run(
@@ -38,11 +46,43 @@ def evaluate_run(
     Raises:
         InputError: It is no run folder, or its training has not ended.
     """
-    if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
-        raise InputError(f"The training of {run} has not ended; start it again to go on.")
+    _refuse_unfinished(run)
     completer = Completer.from_pretrained(run)
     return evaluate_split(run, split, completer.search, completer.verbalizer,
                           Accelerator(cpu=not torch.accelerator.is_available()), ranker)
+
+
+def _refuse_unfinished(run: Path) -> None:
+    if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
+        raise InputError(f"The training of {run} has not ended; start it again to go on.")
+
+
+def calibrate_run(run: Path, split: str) -> dict[str, Any]:
+    """Compare the probabilities of a run's best answers with how often they are right.
+
+    Args:
+        run: The run folder.
+        split: ``valid`` or ``test``.
+
+    Returns:
+        What was written to ``results/SPLIT-calibration.json``: `calibration.reliability` of both
+        directions and of each, and the protocol.
+
+    Raises:
+        InputError: It is no run folder, or its training has not ended.
+    """
+    _refuse_unfinished(run)
+    completer = Completer.from_pretrained(run)
+    graph = completer.graph
+    confidence, right = best_answers(completer, graph.split(split))
+    tail, head = np.split(np.arange(len(right)), 2)
+    result = {
+        **{side: reliability(confidence[part], right[part])
+           for side, part in (("both", slice(None)), ("tail", tail), ("head", head))},
+        "protocol": protocol(graph, split, **_training(run), probability_of="best answer",
+                             probability_error=OPEN_MASS)}
+    write_result(run / "results" / f"{split}-calibration.json", result)
+    return result
 
 
 def evaluate_split(
@@ -82,6 +122,8 @@ def record(
 ) -> dict[str, Any]:
     """Write ``results/NAME.json``: metrics, and a protocol that repeats ``training.json``.
 
+    The rank of every query goes to ``results/NAME-ranks.parquet``.
+
     Args:
         run: The run folder.
         name: Of the file.
@@ -94,9 +136,29 @@ def record(
     Returns:
         What was written.
     """
-    facts = json.loads((run / "training.json").read_text("utf-8"))
-    result = {**summarize(graph, graph.split(split), ranks),
-              "protocol": protocol(graph, split, **facts, **how)}
+    triples = graph.split(split)
+    result = {**summarize(graph, triples, ranks, _pictured(run, graph)),
+              "protocol": protocol(graph, split, **_training(run), **how)}
     if accelerator.is_main_process:
+        write_ranks(run / "results" / f"{name}-ranks.parquet", graph, triples, ranks)
         write_result(run / "results" / f"{name}.json", result)
     return result
+
+
+def _training(run: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((run / "training.json").read_text("utf-8"))
+    return facts
+
+
+def _pictured(run: Path, graph: KnowledgeGraph) -> Mask | None:
+    """Which entities have an image, bool [N]; None where the data set has no images folder."""
+    dataset = run / read_yaml(run / "config.yaml")["dataset"]
+    if not has_images(dataset):
+        return None
+    try:
+        found = {image.entity for image in find_images(dataset, read_entities(dataset))}
+    except InputError as error:
+        # A flawed folder of images is the audit's business: ranks need none.
+        _log.warning("Results are not sliced by image: %s", error)
+        return None
+    return np.fromiter((key in found for key in graph.entity_ids), bool, graph.num_entities)
