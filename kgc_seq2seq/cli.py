@@ -93,8 +93,11 @@ def _parser() -> Parser:
         'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}'
     ))
     _add_features(parser)
-    report = parser.add_command("report", _report, "write report.html into a run folder")
+    report = parser.add_command("report", _report, (
+        "write report.html into a run folder: how good it is, on what, compared with what"))
     _run_folder(report)
+    report.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN",
+                        help="run folders to compare it with")
     return parser
 
 
@@ -387,7 +390,7 @@ def _features(options: Namespace) -> Answer:
 def _report(options: Namespace) -> Answer:
     from kgc_seq2seq.gallery import report_run
 
-    path = report_run(options.run)
+    path = report_run(options.run, options.against)
     return Answer({"report": str(path)}, f"The report is {path}.")
 
 

@@ -15,10 +15,9 @@ from accelerate import Accelerator
 
 from caption_cache.errors import InputError
 from caption_cache.images import find_images, has_images, read_entities
-from kgc_seq2seq.completer import OPEN_MASS, Completer
+from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.evaluation.calibration import best_answers, reliability
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.evaluation.results import protocol, summarize, write_ranks, write_result
@@ -46,43 +45,20 @@ def evaluate_run(
     Raises:
         InputError: It is no run folder, or its training has not ended.
     """
-    _refuse_unfinished(run)
+    refuse_unfinished(run)
     completer = Completer.from_pretrained(run)
     return evaluate_split(run, split, completer.search, completer.verbalizer,
                           Accelerator(cpu=not torch.accelerator.is_available()), ranker)
 
 
-def _refuse_unfinished(run: Path) -> None:
-    if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
-        raise InputError(f"The training of {run} has not ended; start it again to go on.")
-
-
-def calibrate_run(run: Path, split: str) -> dict[str, Any]:
-    """Compare the probabilities of a run's best answers with how often they are right.
-
-    Args:
-        run: The run folder.
-        split: ``valid`` or ``test``.
-
-    Returns:
-        What was written to ``results/SPLIT-calibration.json``: `calibration.reliability` of both
-        directions and of each, and the protocol.
+def refuse_unfinished(run: Path) -> None:
+    """Check that the training of a run has ended.
 
     Raises:
-        InputError: It is no run folder, or its training has not ended.
+        InputError: It has not.
     """
-    _refuse_unfinished(run)
-    completer = Completer.from_pretrained(run)
-    graph = completer.graph
-    confidence, right = best_answers(completer, graph.split(split))
-    tail, head = np.split(np.arange(len(right)), 2)
-    result = {
-        **{side: reliability(confidence[part], right[part])
-           for side, part in (("both", slice(None)), ("tail", tail), ("head", head))},
-        "protocol": protocol(graph, split, **_training(run), probability_of="best answer",
-                             probability_error=OPEN_MASS)}
-    write_result(run / "results" / f"{split}-calibration.json", result)
-    return result
+    if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
+        raise InputError(f"The training of {run} has not ended; start it again to go on.")
 
 
 def evaluate_split(
@@ -138,14 +114,15 @@ def record(
     """
     triples = graph.split(split)
     result = {**summarize(graph, triples, ranks, _pictured(run, graph)),
-              "protocol": protocol(graph, split, **_training(run), **how)}
+              "protocol": protocol(graph, split, **training_facts(run), **how)}
     if accelerator.is_main_process:
         write_ranks(run / "results" / f"{name}-ranks.parquet", graph, triples, ranks)
         write_result(run / "results" / f"{name}.json", result)
     return result
 
 
-def _training(run: Path) -> dict[str, Any]:
+def training_facts(run: Path) -> dict[str, Any]:
+    """What ``training.json`` says of a run: a part of every protocol."""
     facts: dict[str, Any] = json.loads((run / "training.json").read_text("utf-8"))
     return facts
 

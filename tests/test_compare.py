@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from caption_cache.errors import InputError
 from kgc_seq2seq import cli
+from kgc_seq2seq.calibrate import best_answers, calibrate_run
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.config import RunConfig
-from kgc_seq2seq.evaluate import calibrate_run, record
-from kgc_seq2seq.evaluation.calibration import best_answers, reliability
+from kgc_seq2seq.evaluate import record
+from kgc_seq2seq.evaluation.calibration import reliability
 from kgc_seq2seq.evaluation.compare import bootstrap_means, paired_differences
 from kgc_seq2seq.evaluation.ranks import HITS, Ranks, metrics
 from kgc_seq2seq.evaluation.results import ranks_of, read_ranks, read_result, summarize

@@ -18,7 +18,7 @@ def add_calibrate(parser: Parser) -> None:
 
 
 def _calibrate(options: Namespace) -> Answer:
-    from kgc_seq2seq.evaluate import calibrate_run
+    from kgc_seq2seq.calibrate import calibrate_run
 
     result = calibrate_run(options.run, options.split)
     sides = {side: result[side] for side in ("both", "tail", "head")}

@@ -5,52 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
-from kgc_seq2seq.completer import OPEN_MASS, Completer
-from kgc_seq2seq.decoding.best_first import top_k
-from kgc_seq2seq.decoding.nodes import Allowed
-from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.evaluation.ranks import Floats
 from kgc_seq2seq.evaluation.slices import Mask
-from kgc_seq2seq.graph.csr import Ints
 
 BINS = 10
-
-
-def best_answers(completer: Completer, triples: Ints) -> tuple[Floats, Mask]:
-    """The probability of the best answer to both queries of every triple, and if it is right.
-
-    As in filtered ranks, other known answers are no candidates; the rest share the probability 1.
-    So the share of right answers is the filtered Hits@1, ties aside.
-
-    Args:
-        completer: A trained generator.
-        triples: int32 [n, 3].
-
-    Returns:
-        Of the tail queries, then of the head queries: the probability, within about the share
-        `completer.OPEN_MASS` of itself, float64 [2n], and whether the answer is the triple's,
-        bool [2n].
-    """
-    graph, search = completer.graph, completer.search
-    queries = graph.queries(triples)
-    confidence, right = np.zeros(len(queries)), np.zeros(len(queries), bool)
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
-        rows = slice(start, start + QUERIES_AT_ONCE)
-        part, gold = queries[rows, :2], queries[rows, 2]
-        owner, known = graph.known_answers.rows(graph.query_keys(part[:, 0], part[:, 1]))
-        other = known != gold[owner]
-        allowed = Allowed.without(search.nodes, *(
-            torch.from_numpy(column[other].astype(np.int64)).to(search.decoder.device)
-            for column in (owner, known)))
-        best = top_k(search, encode_queries(search, completer.verbalizer, part), 1,
-                     allowed=allowed, open_mass=OPEN_MASS)
-        share = best.scores[:, 0].double().exp()
-        low, high = share / (best.found_mass + best.open_mass), share / best.found_mass
-        confidence[rows] = ((low + high) / 2).cpu().numpy()
-        right[rows] = best.entities[:, 0].cpu().numpy() == gold
-    return confidence, right
 
 
 def reliability(confidence: Floats, right: Mask, bins: int = BINS) -> dict[str, Any]:
