@@ -117,7 +117,8 @@ def _add_import(parser: Parser) -> None:
     command.add_argument("--texts", type=Path, metavar="TABLE",
                          help="a table with an id and a description, a caption, or both")
     command.add_argument("--images", type=Path, metavar="PATH", help=(
-        "a folder with a folder for each entity, or a table with an id and a path"))
+        "a folder with a folder or a file called like each entity, or a table with an id and a "
+        "path"))
     command.add_argument("--order", choices=["hrt", "htr"], help=(
         "the order of the columns, where it is not the convention of the format"))
     command.add_argument("--on-collision", default="error", metavar="POLICY",
