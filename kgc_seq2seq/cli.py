@@ -15,6 +15,7 @@ from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
 from kgc_seq2seq.commands.calibrate import add_calibrate
 from kgc_seq2seq.commands.compare import add_compare
+from kgc_seq2seq.commands.doctor import add_doctor
 from kgc_seq2seq.commands.subset import add_subset
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="kgc", description=(
-        "Completes knowledge graphs whose entities have images. Exit codes: 0 done, 1 the audit "
+        "Completes knowledge graphs whose entities have images. Exit codes: 0 done, 1 a check "
         "found something, 2 bad input, 3 stopped by a signal."))
     demo = parser.add_command("demo", _demo, (
         "caption, train, evaluate and query the nations graph; about four minutes"))
@@ -98,6 +99,7 @@ def _parser() -> Parser:
     _run_folder(report)
     report.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN",
                         help="run folders to compare it with")
+    add_doctor(parser)
     return parser
 
 

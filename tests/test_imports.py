@@ -14,7 +14,8 @@ FLOORS = [
     ["kgc_seq2seq.graph"],
     ["kgc_seq2seq.text", "kgc_seq2seq.scorers"],
     ["kgc_seq2seq.config", "kgc_seq2seq.evaluation", "kgc_seq2seq.completer"],
-    ["kgc_seq2seq.evaluate", "kgc_seq2seq.calibrate", "kgc_seq2seq.gallery", "kgc_seq2seq.train"],
+    ["kgc_seq2seq.evaluate", "kgc_seq2seq.calibrate", "kgc_seq2seq.gallery", "kgc_seq2seq.train",
+     "kgc_seq2seq.doctor"],
     ["kgc_seq2seq.train_scorer"],
     ["kgc_seq2seq.cli", "kgc_seq2seq.commands"],
 ]
