@@ -129,7 +129,7 @@ def training_facts(run: Path) -> dict[str, Any]:
 
 def _pictured(run: Path, graph: KnowledgeGraph) -> Mask | None:
     """Which entities have an image, bool [N]; None where the data set has no images folder."""
-    dataset = run / read_yaml(run / "config.yaml")["dataset"]
+    dataset = _dataset(run)
     if not has_images(dataset):
         return None
     try:
@@ -139,3 +139,11 @@ def _pictured(run: Path, graph: KnowledgeGraph) -> Mask | None:
         _log.warning("Results are not sliced by image: %s", error)
         return None
     return np.fromiter((key in found for key in graph.entity_ids), bool, graph.num_entities)
+
+
+def _dataset(run: Path) -> Path:
+    """The data set of a run; that of a fusion is its generator's."""
+    config = read_yaml(run / "config.yaml")
+    if "dataset" in config:
+        return run / str(config["dataset"])
+    return _dataset(run / str(config["generator"]["run"]))

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from conftest import TINY, random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from caption_cache.errors import InputError
 from kgc_seq2seq import cli
@@ -122,6 +123,26 @@ def test_every_rank_is_kept(tiny: Path, tmp_path: Path, width: int | None) -> No
     again = ranks_of(table)
     assert metrics(again) == metrics(ranks) == read_result(
         run / "results" / f"{name}.json")["both"]
+
+
+def test_results_are_sliced_by_image_where_there_are_images(tiny: Path, tmp_path: Path) -> None:
+    graph = read_graph(tiny)
+    (tiny / "images" / "e4").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tiny / "images" / "e4" / "0.png")
+    ranks = some_ranks(2)
+    part = measured(tmp_path / "part", graph, ranks)
+    found = read_result(part / "results" / "test.json")["slices"]
+    assert found["given_image"]["with"]["tail"]["count"] == 1
+    assert found["answer_image"]["with"]["head"]["count"] == 1
+    fusion = tmp_path / "fusion"
+    fusion.mkdir()
+    (fusion / "config.yaml").write_text("fusion: fused\ngenerator:\n  run: ../part\n")
+    (fusion / "training.json").write_text("{}")
+    assert record(fusion, "test", graph, "test", ranks, Accelerator(cpu=True), {}
+                  )["slices"] == found
+    (tiny / "images" / "stranger").mkdir()  # which the audit names; results do without
+    assert "given_image" not in record(part, "test", graph, "test", ranks, Accelerator(cpu=True),
+                                       {})["slices"]
 
 
 @settings(deadline=None, max_examples=20)

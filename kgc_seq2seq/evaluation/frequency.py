@@ -43,7 +43,8 @@ def frequency_ranks(graph: KnowledgeGraph, triples: Ints) -> Ranks:
     tied = np.where(own > 0, high - low, size - (end - begin)) - 1
     owner, known = graph.known_answers.rows(entity * (2 * graph.num_relations) + relation)
     other = known != gold[owner]
-    owner, gap = owner[other], (frequency(relation[owner], known) - own[owner])[other]
+    owner, gap = owner[other], (frequency(relation[owner], known.astype(np.int64)) - own[owner]
+                         )[other]
     better -= np.bincount(owner[gap > 0], minlength=len(gold))
     tied -= np.bincount(owner[gap == 0], minlength=len(gold))
     return Ranks(better, tied)

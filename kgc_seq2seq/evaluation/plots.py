@@ -122,9 +122,10 @@ def _shortened(label: str) -> str:
 
 def _draw(height: float, paint: Callable[[Figure], None]) -> str:
     """The SVG of a figure so many inches high."""
-    style = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.color": _INK,
-             "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK,
-             "ytick.color": _INK, "font.size": 9.0}
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none", "svg.hashsalt": "report", "text.color": _INK,
+        "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK,
+        "ytick.color": _INK, "font.size": 9.0}
     buffer = io.StringIO()
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # scripts that the font lacks
