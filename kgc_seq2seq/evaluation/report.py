@@ -306,7 +306,7 @@ code { background: var(--soft); padding: .1rem .3rem; border-radius: .2rem;
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
-th { font-weight: 600; } th:first-child { text-align: left; padding-left: 0; min-width: 5rem;
+th { font-weight: 600; } th:first-child { text-align: left; padding-left: 0; min-width: 8rem;
   white-space: normal; overflow-wrap: anywhere; }
 td:last-child, th:last-child { padding-right: 0; } small { color: var(--grey); }
 .slices { display: grid; gap: 0 2.5rem; align-items: start;
