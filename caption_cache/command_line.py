@@ -47,8 +47,8 @@ class Parser(argparse.ArgumentParser):
         """Add ``name`` as a command of its own; the caller adds its arguments."""
         if self._commands is None:
             self._commands = self.add_subparsers(metavar="COMMAND", required=True)
-        return self._commands.add_parser(name, help=description, description=description).runs(
-            command)
+        return self._commands.add_parser(
+            name, help=description.replace("%", "%%"), description=description).runs(command)
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments.

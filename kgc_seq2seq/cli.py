@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
+from kgc_seq2seq.commands.calibrate import add_calibrate
+from kgc_seq2seq.commands.compare import add_compare
 from kgc_seq2seq.commands.configuration import add_config
+from kgc_seq2seq.commands.doctor import add_doctor
 from kgc_seq2seq.commands.fuse import add_fuse
 from kgc_seq2seq.commands.publish import add_publish
 from kgc_seq2seq.commands.show_input import add_show_input
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="kgc", description=(
-        "Completes knowledge graphs whose entities have images. Exit codes: 0 done, 1 the audit "
+        "Completes knowledge graphs whose entities have images. Exit codes: 0 done, 1 a check "
         "found something, 2 bad input, 3 stopped by a signal."))
     demo = parser.add_command("demo", _demo, (
         "caption, train, evaluate and query the nations graph; about four minutes"))
@@ -80,6 +83,8 @@ def _parser() -> Parser:
     evaluate.add_argument("--samples", type=_count, default=500, metavar="N",
                           help="sampled: names drawn for each query")
     evaluate.add_argument("--seed", type=int, default=0, help="sampled: of the draws")
+    add_calibrate(parser)
+    add_compare(parser)
     predict = parser.add_command("predict", _predict, "answer queries with a trained run")
     _run_folder(predict)
     predict.add_argument("--head", metavar="NAME", help="name or id of the given entity, to ask "
@@ -101,8 +106,12 @@ def _parser() -> Parser:
     add_fuse(parser)
     add_show_input(parser)
     add_publish(parser)
-    report = parser.add_command("report", _report, "write report.html into a run folder")
+    report = parser.add_command("report", _report, (
+        "write report.html into a run folder: how good it is, on what, compared with what"))
     _run_folder(report)
+    report.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN",
+                        help="run folders to compare it with")
+    add_doctor(parser)
     return parser
 
 
@@ -122,7 +131,8 @@ def _add_import(parser: Parser) -> None:
     command.add_argument("--texts", type=Path, metavar="TABLE",
                          help="a table with an id and a description, a caption, or both")
     command.add_argument("--images", type=Path, metavar="PATH", help=(
-        "a folder with a folder for each entity, or a table with an id and a path"))
+        "a folder with a folder or a file called like each entity, or a table with an id and a "
+        "path"))
     command.add_argument("--order", choices=["hrt", "htr"], help=(
         "the order of the columns, where it is not the convention of the format"))
     command.add_argument("--on-collision", default="error", metavar="POLICY",
@@ -414,7 +424,7 @@ def _features(options: Namespace) -> Answer:
 def _report(options: Namespace) -> Answer:
     from kgc_seq2seq.gallery import report_run
 
-    path = report_run(options.run)
+    path = report_run(options.run, options.against)
     return Answer({"report": str(path)}, f"The report is {path}.")
 
 
@@ -436,9 +446,9 @@ def _answers_text(query: Query, found: Sequence[Prediction]) -> str:
 def _metrics_text(result: dict[str, Any]) -> str:
     names = list(result["both"])
     rows = [[side, *map(_number, result[side].values())] for side in ("tail", "head", "both")]
+    rows.insert(0, ["", *(name.replace("_", " ") for name in names)])
     width = max(len(cell) for row in rows for cell in row) + 2
-    return "\n".join("".join(f"{cell:>{width}}" for cell in row)
-                     for row in [["", *names], *rows])
+    return "\n".join("".join(f"{cell:>{width}}" for cell in row) for row in rows)
 
 
 def _number(value: int | float | dict[str, float]) -> str:

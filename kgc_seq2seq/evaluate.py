@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from caption_cache.errors import InputError
+from caption_cache.images import find_images, has_images, read_entities
+from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.evaluation.results import protocol, summarize, write_result
+from kgc_seq2seq.evaluation.results import protocol, summarize, write_ranks, write_result
 from kgc_seq2seq.evaluation.sampled import SampledRanks
+from kgc_seq2seq.evaluation.slices import Mask
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.systems.system import System
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate_run(
@@ -37,10 +44,19 @@ def evaluate_run(
     Raises:
         InputError: It is no run folder, or its training has not ended.
     """
-    if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
-        raise InputError(f"The training of {run} has not ended; start it again to go on.")
+    refuse_unfinished(run)
     return evaluate_split(run, split, open_run(run).system,
                           Accelerator(cpu=not torch.accelerator.is_available()), ranker)
+
+
+def refuse_unfinished(run: Path) -> None:
+    """Check that the training of a run has ended.
+
+    Raises:
+        InputError: It has not.
+    """
+    if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
+        raise InputError(f"The training of {run} has not ended; start it again to go on.")
 
 
 def evaluate_split(
@@ -79,6 +95,8 @@ def record(
 ) -> dict[str, Any]:
     """Write ``results/NAME.json``: metrics, and a protocol that repeats ``training.json``.
 
+    The rank of every query goes to ``results/NAME-ranks.parquet``.
+
     Args:
         run: The run folder.
         name: Of the file.
@@ -91,9 +109,38 @@ def record(
     Returns:
         What was written.
     """
-    facts = json.loads((run / "training.json").read_text("utf-8"))
-    result = {**summarize(graph, graph.split(split), ranks),
-              "protocol": protocol(graph, split, **facts, **how)}
+    triples = graph.split(split)
+    result = {**summarize(graph, triples, ranks, _pictured(run, graph)),
+              "protocol": protocol(graph, split, **training_facts(run), **how)}
     if accelerator.is_main_process:
+        write_ranks(run / "results" / f"{name}-ranks.parquet", graph, triples, ranks)
         write_result(run / "results" / f"{name}.json", result)
     return result
+
+
+def training_facts(run: Path) -> dict[str, Any]:
+    """What ``training.json`` says of a run: a part of every protocol."""
+    facts: dict[str, Any] = json.loads((run / "training.json").read_text("utf-8"))
+    return facts
+
+
+def _pictured(run: Path, graph: KnowledgeGraph) -> Mask | None:
+    """Which entities have an image, bool [N]; None where the data set has no images folder."""
+    dataset = _dataset(run)
+    if not has_images(dataset):
+        return None
+    try:
+        found = {image.entity for image in find_images(dataset, read_entities(dataset))}
+    except InputError as error:
+        # A flawed folder of images is the audit's business: ranks need none.
+        _log.warning("Results are not sliced by image: %s", error)
+        return None
+    return np.fromiter((key in found for key in graph.entity_ids), bool, graph.num_entities)
+
+
+def _dataset(run: Path) -> Path:
+    """The data set of a run; that of a fusion is its generator's."""
+    config = read_yaml(run / "config.yaml")
+    if "dataset" in config:
+        return run / str(config["dataset"])
+    return _dataset(run / str(config["generator"]["run"]))

@@ -2,73 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 
-from caption_cache.images import decode, find_images, has_images, read_bytes, read_entities
+from caption_cache.images import (
+    ImageError,
+    decode,
+    find_images,
+    has_images,
+    read_bytes,
+    read_entities,
+)
 from kgc_seq2seq.completer import Completer, Query
-from kgc_seq2seq.evaluation.report import Example, write_report
-from kgc_seq2seq.evaluation.results import read_result
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.evaluation.compare import Measured, compare, read_measured
+from kgc_seq2seq.evaluation.frequency import frequency_ranks
+from kgc_seq2seq.evaluation.ranks import Floats
+from kgc_seq2seq.evaluation.report import Example, Report, write_report
+from kgc_seq2seq.evaluation.results import ranks_of, summarize
+from kgc_seq2seq.graph.csr import Ints, Longs
+from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.training.logs import read_metrics
 
 QUERIES_A_RELATION = 2
 SHOWN_ANSWERS = 5
+SHOWN_ERRORS = 12
 
 
-def report_run(run: Path) -> Path:
+def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
     """Write ``report.html`` into a run folder, from its results and a few queries of its model.
+
+    Args:
+        run: The run folder.
+        against: Runs to compare it with, beside the frequency of answers.
 
     Returns:
         The path of the report.
 
     Raises:
-        InputError: It is no run folder, or it has no result on test yet.
+        InputError: It is no run folder, it has no result on test yet, or a run was measured
+            under another protocol.
     """
     opened = open_run(run)
-    result = read_result(run / "results" / "test.json")
+    measured = read_measured(run, "test")
     completer = Completer(opened.system)
-    graph = completer.graph
-    names = dict(zip(graph.relation_ids, graph.relation_names, strict=False))
+    graph, dataset = completer.graph, opened.dataset
+    gallery = Gallery(completer, ranks_of(measured.table).realistic, dataset.resolve(),
+                      _pictures(dataset), opened.captions)
+    calibration = run / "results" / "test-calibration.json"
     path = run / "report.html"
-    write_report(path, result, read_metrics(run), names,
-                 pick_examples(completer, opened.dataset, opened.captions))
+    write_report(path, Report(
+        run=str(run), result=measured.result,
+        sizes={"entities": graph.num_entities, "relations": graph.num_relations,
+               **{f"facts in {split}": len(graph.split(split)) for split in SPLITS},
+               "entities with an image": len(gallery.pictures),
+               "captions read": len(gallery.captions)},
+        comparison=compare([measured, _by_frequency(graph, measured),
+                            *(read_measured(other, "test") for other in against)]),
+        history=read_metrics(run),
+        calibration=json.loads(calibration.read_text("utf-8")) if calibration.is_file() else None,
+        relation_names=dict(zip(graph.relation_ids, graph.relation_names, strict=False)),
+        worst=gallery.examples(gallery.worst()), examples=gallery.examples(gallery.first())))
     return path
 
 
-def pick_examples(
-    completer: Completer, dataset: Path, captions: Mapping[str, str]
-) -> list[Example]:
-    """The first test facts of each relation whose head has an image; nothing is chosen by hand."""
-    graph = completer.graph
+def _by_frequency(graph: KnowledgeGraph, measured: Measured) -> Measured:
+    """The baseline, as if it had been measured with the run."""
+    ranks = frequency_ranks(graph, graph.test)
+    table = measured.table
+    for name, column in (("better", ranks.better), ("tied", ranks.tied)):
+        table = table.set_column(table.column_names.index(name), name, [column])
+    return Measured("frequency of the answer in train", {
+        **summarize(graph, graph.test, ranks),
+        "protocol": {**measured.result["protocol"], "system": "frequency"}}, table)
+
+
+def _pictures(dataset: Path) -> dict[str, str]:
+    """The path of the first image of each entity that has one, by its id."""
     pictures: dict[str, str] = {}
     if has_images(dataset):
         for image in find_images(dataset, read_entities(dataset)):
             pictures.setdefault(image.entity, image.path)
-    shown = np.array([key in pictures for key in graph.entity_ids])
-    facts = graph.test[shown[graph.test[:, 0]]]
-    examples = []
-    for head, relation, tail in _first_of_each(facts, QUERIES_A_RELATION).tolist():
-        query = Query(graph.entity_ids[head], graph.relation_ids[relation])
-        found = [answer for answer in completer.complete(query, graph.num_entities)
-                 if not answer.known or answer.id == graph.entity_ids[tail]]
-        place = next(i for i, answer in enumerate(found) if answer.id == graph.entity_ids[tail])
-        examples.append(Example(
-            entity=graph.entity_names[head], relation=graph.relation_names[relation],
-            image=decode(read_bytes(dataset.resolve(), pictures[graph.entity_ids[head]])),
-            caption=captions.get(graph.entity_ids[head], ""),
-            answers=[(answer.name, answer.probability) for answer in found[:SHOWN_ANSWERS]],
-            gold=graph.entity_names[tail], rank=place + 1))
-    return examples
+    return pictures
 
 
-def _first_of_each(facts: Ints, count: int) -> Ints:
-    """The first ``count`` rows of every relation."""
-    order = np.argsort(facts[:, 1], kind="stable")
-    relation = facts[order, 1]
-    place = np.arange(len(order)) - np.searchsorted(relation, relation)
-    chosen: Ints = facts[order[place < count]]
+@dataclass(frozen=True)
+class Gallery:
+    """Test queries to be looked at; they are numbered, tail queries first."""
+
+    completer: Completer
+    """Answers them."""
+    ranks: Floats
+    """The rank of each right answer, [2n]."""
+    dataset: Path
+    """The data-set folder, resolved."""
+    pictures: Mapping[str, str]
+    """The path of an image by entity id."""
+    captions: Mapping[str, str]
+    """By entity id."""
+
+    def worst(self) -> Longs:
+        """The queries of the highest ranks, the worst first, and two of a relation at most."""
+        relation = np.tile(self.completer.graph.test[:, 1], 2)
+        order = np.argsort(-self.ranks, kind="stable")
+        order = order[self.ranks[order] > SHOWN_ANSWERS]
+        chosen = np.sort(_first_of_each(relation[order], QUERIES_A_RELATION))
+        found: Longs = order[chosen[:SHOWN_ERRORS]]
+        return found
+
+    def first(self) -> Longs:
+        """The first tail queries of each relation whose given entity has an image."""
+        graph = self.completer.graph
+        heads = graph.test[:, 0]
+        shown = np.fromiter((graph.entity_ids[head] in self.pictures for head in heads.tolist()),
+                            bool, len(heads))
+        rows = np.flatnonzero(shown)
+        found: Longs = rows[_first_of_each(graph.test[rows, 1], QUERIES_A_RELATION)]
+        return found
+
+    def examples(self, numbers: Longs) -> Iterator[Example]:
+        """The queries with their answers."""
+        graph = self.completer.graph
+        questions = graph.queries(graph.test)[numbers]
+        others = graph.known_answers.spans(graph.query_keys(*questions[:, :2].T))[1]
+        for number, (given, relation, gold), known in zip(
+                numbers.tolist(), questions.tolist(), others.tolist(), strict=True):
+            tail = relation < graph.num_relations
+            query = Query(graph.entity_ids[given],
+                          graph.relation_ids[relation % graph.num_relations],
+                          "tail" if tail else "head")
+            found = [answer for answer in self.completer.complete(query, SHOWN_ANSWERS + known)
+                     if not answer.known or answer.id == graph.entity_ids[gold]]
+            name, words = graph.entity_names[given], graph.relation_names[
+                relation % graph.num_relations]
+            pictured = given if graph.entity_ids[given] in self.pictures else gold
+            yield Example(
+                question=(name, words, "?") if tail else ("?", words, name),
+                image=self._image(graph.entity_ids[pictured]),
+                pictured=graph.entity_names[pictured],
+                caption=self.captions.get(graph.entity_ids[given], ""),
+                answers=[(answer.name, answer.probability) for answer in found[:SHOWN_ANSWERS]],
+                gold=graph.entity_names[gold], rank=float(self.ranks[number]))
+
+    def _image(self, entity: str) -> Image | None:
+        if entity not in self.pictures:
+            return None
+        try:
+            return decode(read_bytes(self.dataset, self.pictures[entity]))
+        except ImageError:  # the audit names it; here it is as if there were none
+            return None
+
+
+def _first_of_each(groups: Ints, count: int) -> Longs:
+    """The places of the first ``count`` members of every group, group after group."""
+    order = np.argsort(groups, kind="stable")
+    group = groups[order]
+    place = np.arange(len(order)) - np.searchsorted(group, group)
+    chosen: Longs = order[place < count]
     return chosen

@@ -47,24 +47,38 @@ class Ranks:
 
 
 def metrics(ranks: Ranks) -> dict[str, Any]:
-    """MR, MRR and Hits@1/3/10 of realistic ranks, and how many ranks there are.
+    """MR, MRR and Hits@1/3/10 of realistic ranks, the MRR of optimistic ones, and their number.
 
-    A Hits@k counts a rank of at most k. All but ``mr`` and ``count`` lie in 0 … 1. Of bracketed
-    ranks every metric is an interval ``{"low": …, "high": …}`` that holds the exact value.
+    A Hits@k counts a rank of at most k. All but ``mr`` and ``count`` lie in 0 … 1. Where
+    ``mrr_optimistic`` is far above ``mrr``, the system tells many candidates not apart. Of
+    bracketed ranks every metric is an interval ``{"low": …, "high": …}`` that holds the exact
+    value.
     """
-    best = _metrics(ranks.realistic)
+    best = _metrics(ranks.realistic, ranks.optimistic)
     if ranks.open is None:
         return best
-    worst = _metrics(ranks.realistic + ranks.open)
+    worst = _metrics(ranks.realistic + ranks.open, ranks.optimistic + ranks.open)
     return {name: value if name == "count" else {"low": min(value, worst[name]),
                                                  "high": max(value, worst[name])}
             for name, value in best.items()}
 
 
-def _metrics(rank: Floats) -> dict[str, Any]:
+def gains(rank: Floats) -> dict[str, Floats]:
+    """What each rank adds to the metrics of which more is better: their mean is the metric.
+
+    Args:
+        rank: From 1, [G].
+
+    Returns:
+        ``mrr`` and ``hits@k``, float64 [G] each.
+    """
+    return {"mrr": 1 / rank, **{f"hits@{k}": (rank <= k).astype(np.float64) for k in HITS}}
+
+
+def _metrics(rank: Floats, optimistic: npt.NDArray[Any]) -> dict[str, Any]:
     return {
         "mr": float(rank.mean()),
-        "mrr": float((1 / rank).mean()),
-        **{f"hits@{k}": float((rank <= k).mean()) for k in HITS},
+        **{name: float(gain.mean()) for name, gain in gains(rank).items()},
+        "mrr_optimistic": float((1 / optimistic).mean()),
         "count": len(rank),
     }

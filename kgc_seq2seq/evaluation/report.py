@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from PIL import Image
 
-SHOWN_SIDES = ("tail", "head", "both")
-_BLUE, _ORANGE, _GREY = "#2563a8", "#c2681c", "#6b7280"
+from caption_cache.disk import replacing
+from kgc_seq2seq.evaluation.plots import (
+    learning_curve,
+    relation_bars,
+    reliability_diagram,
+    weight_bars,
+)
+
+_METRICS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10"}
+_SLICES = {
+    "cardinality": "Cardinality of the relation",
+    "entities": "Entities that train knows",
+    "given_degree": "Train facts of the given entity",
+    "answer_degree": "Train facts of the answer",
+    "given_image": "Image of the given entity",
+    "answer_image": "Image of the answer",
+    "given_text": "Description of the given entity",
+}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A test query and what the model made of it."""
+    """A test query and what the run made of it."""
 
-    entity: str
-    """Name of the given entity."""
-    relation: str
-    """Name of the relation."""
+    question: tuple[str, str, str]
+    """Head, relation and tail by name; ``?`` stands for the one that is asked for."""
     image: Image.Image | None
-    """A picture of the given entity."""
+    """A picture of the given entity; of the right answer where only that has one."""
+    pictured: str
+    """Whose picture it is."""
     caption: str
-    """What the captioner said of it."""
+    """What the captioner said of the given entity."""
     answers: Sequence[tuple[str, float]]
     """The best answers with their probabilities, other known answers left out."""
     gold: str
@@ -37,61 +52,172 @@ class Example:
     """Its exact filtered rank."""
 
 
-def write_report(
-    path: Path,
-    result: dict[str, Any],
-    history: Sequence[dict[str, float]],
-    relation_names: dict[str, str],
-    examples: Iterable[Example],
-) -> None:
-    """Write the report of a run.
+@dataclass(frozen=True)
+class Report:
+    """What a report is made of."""
 
-    Args:
-        path: The HTML file.
-        result: On test, as `results.summarize` and `results.protocol` give it.
-        history: The lines of ``metrics.jsonl``; none for a fusion.
-        relation_names: Names by id.
-        examples: Queries for the gallery.
-    """
-    stamp = result["protocol"]
-    both = result["both"]
-    body = f"""
-<h1>{escape(stamp["dataset"])}</h1>
-<p class="lead">Given a head and a relation the model finds the tail, and the other way round. The
-right answer stands at rank 1 in <b>{both["hits@1"]:.0%}</b> of the test queries and among the
-first ten in <b>{both["hits@10"]:.0%}</b>; the filtered MRR is
-<b>{both["mrr"]:.3f}</b>. All ranks are exact: every one of the {stamp["candidates"]:,} entities
-is a candidate, facts already known are left out, ties count with their mean rank.</p>
-{_metrics_table(result)}
-<h2>Which relations are hard?</h2>
-<p>MRR on test by relation and by the end that is asked for; the number of test facts in brackets.
-</p>
-<figure>{_relation_plot(result["by_relation"], relation_names)}</figure>
-{_learning(stamp, history)}
-<h2>Test queries, looked at one by one</h2>
-<p>The first test facts of each relation whose head has a picture. Other answers known to be right
-are left out; <span class="gold">✓</span> marks the right one.</p>
-<div class="gallery">{"".join(map(_card, examples))}</div>
-<h2>Protocol</h2>
-<table class="protocol">{"".join(
-    f"<tr><th>{escape(key.replace('_', ' '))}</th><td>{escape(_plain(value))}</td></tr>"
-    for key, value in stamp.items())}</table>
-"""
-    path.write_text(f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(stamp["dataset"])}: report</title>
+    run: str
+    """The run folder."""
+    result: Mapping[str, Any]
+    """On test, as `results.summarize` and `results.protocol` give it."""
+    sizes: Mapping[str, int]
+    """How many there are of what in the data set."""
+    comparison: Mapping[str, Any]
+    """With other systems, as `compare.compare` gives it; this run is the first."""
+    history: Sequence[Mapping[str, float]]
+    """The lines of ``metrics.jsonl``; empty for what was not trained."""
+    calibration: Mapping[str, Any] | None
+    """As `calibration.reliability` gives it, where it was measured."""
+    relation_names: Mapping[str, str]
+    """Names by id."""
+    worst: Iterable[Example]
+    """The queries whose right answer stands lowest."""
+    examples: Iterable[Example]
+    """Queries that were chosen by nothing but their place."""
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report of a run, whole, to an HTML file."""
+    name = escape(str(report.result["protocol"]["dataset"]))
+    sections = "".join(_section(title, body) for title, body in (
+        ("How good is it?", _how_good(report)),
+        ("On what?", _on_what(report)),
+        ("Compared with what?", _compared(report)),
+        ("Which relations are hard?", _relations(report)),
+        ("Which queries are hard?", _slices(report)),
+        ("Can its probabilities be trusted?", _calibration(report)),
+        ("What do its parts weigh?", _weights(report)),
+        ("How did it learn?", _learning(report)),
+        ("Where is it worst?", _gallery(
+            "The test queries whose right answer stands lowest, at most two of a relation.",
+            report.worst)),
+        ("What does it answer?", _gallery(
+            "The first test facts of each relation whose head has a picture; nothing is chosen "
+            "by hand.", report.examples)),
+        ("Protocol", _protocol(report.result["protocol"])),
+    ) if body)
+    with replacing(path) as aside:
+        aside.write_text(f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{name}: report</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{_STYLE}</style></head><body><main>{body}</main></body></html>
+<style>{_STYLE}</style></head><body><main>
+<h1>{name}</h1><p class="run">{escape(report.run)}</p>
+{sections}</main></body></html>
 """, "utf-8")
 
 
-def _learning(stamp: dict[str, Any], history: Sequence[dict[str, float]]) -> str:
-    """The learning curve; a fusion has none."""
-    if not history:
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>\n{body}</section>\n"
+
+
+def _how_good(report: Report) -> str:
+    both = report.result["both"]
+    figures = "".join(
+        f'<div><b>{value}</b><span>{words}</span></div>' for value, words in (
+            (f"{both['hits@1']:.0%}", "of the right answers stand at rank 1"),
+            (f"{both['hits@10']:.0%}", "stand among the first ten"),
+            (f"{both['mrr']:.3f}", "filtered MRR")))
+    names = {"mr": "MR", **_METRICS, "mrr_optimistic": "MRR, ties optimistic"}
+    names = {name: words for name, words in names.items() if name in both}
+    rows = [[side, *(_number(report.result[side][name], name) for name in names),
+             f"{report.result[side]['count']:,}"] for side in ("tail", "head", "both")]
+    return f'<div class="figures">{figures}</div>' + _table(
+        ["asked for", *names.values(), "queries"], rows)
+
+
+def _on_what(report: Report) -> str:
+    stamp = report.result["protocol"]
+    sizes = ", ".join(f"<b>{count:,}</b> {escape(what)}" for what, count in report.sizes.items())
+    system = escape(str(stamp.get("system", "the run")))
+    return (f"<p>{escape(str(stamp['dataset']))}: {sizes}.</p><p>Each {escape(stamp['split'])} "
+            "fact is asked for twice, "
+            "(head, relation, ?) and (?, relation, tail). All ranks are exact: every one of the "
+            f"{stamp['candidates']:,} entities is a candidate, other known facts are left out, "
+            f"ties count with their mean rank. The system is <b>{system}</b>.</p>")
+
+
+def _compared(report: Report) -> str:
+    first, *others = report.comparison["runs"]
+    rows = [[f"<b>{escape(first['run'])}</b>", *(_number(first["both"][name], name)
+                                                 for name in _METRICS), "", ""]]
+    for other in others:
+        difference = report.comparison["differences"][other["run"]]
+        rows.append([escape(other["run"]),
+                     *(_number(other["both"][name], name) for name in _METRICS),
+                     *(_difference(difference["both"][name]) if difference else "other queries"
+                       for name in ("mrr", "hits@10"))])
+    coverage = report.comparison["bootstrap"]["coverage"]
+    strange = "".join(
+        f"<p>{escape(name)} was measured under another protocol: other "
+        f"{escape(', other '.join(words))}.</p>"
+        for name, words in report.comparison["unlike"].items() if words)
+    return _table(["system", *_METRICS.values(), "MRR, difference", "Hits@10, difference"], rows
+                  ) + (f"{strange}<p>Differences to this run with their {coverage:.0%} intervals, "
+                       "by paired bootstrap over the queries: where an interval holds 0, the two "
+                       "may as well be equal.</p>")
+
+
+def _relations(report: Report) -> str:
+    return ("<p>MRR on test, the number of test facts in brackets.</p>"
+            + _figure(relation_bars(report.result["by_relation"], report.relation_names)))
+
+
+def _slices(report: Report) -> str:
+    body = []
+    for name, parts in report.result.get("slices", {}).items():
+        rows = [[escape(label), f"{part['both']['count']:,}", _bar(part["both"]["mrr"]),
+                 _number(part["both"]["hits@10"], "hits@10")] for label, part in parts.items()]
+        body.append(f"<div><h3>{_SLICES.get(name, escape(name))}</h3>"
+                    + _table(["", "queries", "MRR", "Hits@10"], rows) + "</div>")
+    return f'<div class="slices">{"".join(body)}</div>' if body else ""
+
+
+def _calibration(report: Report) -> str:
+    if report.calibration is None:
+        return (f"<p>That was not measured; <code>kgc calibrate {escape(report.run)}</code> "
+                "does, then write the report again.</p>")
+    both = report.calibration["both"]
+    return (f"<p>On average the best answer has probability {both['confidence']:.1%}, and "
+            f"{both['accuracy']:.1%} of the best answers are right; the expected calibration "
+            f"error is <b>{both['ece']:.1%}</b> (tail {report.calibration['tail']['ece']:.1%}, "
+            f"head {report.calibration['head']['ece']:.1%}). On the dashed line, an answer that "
+            "is given 70 % is right in 70 % of the cases; above it the run is too modest, below "
+            "it too bold.</p>" + _figure(reliability_diagram(both["bins"])))
+
+
+def _weights(report: Report) -> str:
+    weights = report.result["protocol"].get("weights")
+    if not weights:
         return ""
-    return f"""<h2>How it learnt</h2>
-<p>Loss on train, and filtered MRR on valid, by which the model was chosen
-(step {stamp["best_step"]:,} of {stamp["steps"]:,}).</p>
-<figure>{_curve_plot(history)}</figure>"""
+    plain = {part: value for part, value in weights.items() if isinstance(value, int | float)}
+    body = _table(["part", "weight"], [[escape(part), f"{value:.3f}"]
+                                       for part, value in plain.items()]) if plain else ""
+    for part, values in weights.items():
+        if part not in plain:
+            body += f"<h3>{escape(part)}</h3>" + _figure(weight_bars(values, report.relation_names))
+    return f"<p>The weights of the fusion's parts, fitted on valid.</p>{body}"
+
+
+def _learning(report: Report) -> str:
+    if not report.history:
+        return ""
+    stamp = report.result["protocol"]
+    chosen = (f" (step {stamp['best_step']:,} of {stamp['steps']:,})"
+              if "best_step" in stamp and "steps" in stamp else "")
+    return ("<p>Loss on train, and filtered MRR on valid, by which the model was "
+            f"chosen{chosen}.</p>" + _figure(learning_curve(report.history)))
+
+
+def _gallery(words: str, examples: Iterable[Example]) -> str:
+    cards = "".join(map(_card, examples))
+    return (f'<p>{words} Other answers known to be right are left out; <span class="gold">✓</span> '
+            f'marks the right one.</p><div class="gallery">{cards}</div>') if cards else ""
+
+
+def _protocol(stamp: Mapping[str, Any]) -> str:
+    return '<table class="protocol">' + "".join(
+        f"<tr><th>{escape(key.replace('_', ' '))}</th><td>{escape(_plain(value))}</td></tr>"
+        for key, value in stamp.items() if key != "weights") + "</table>"
 
 
 def _plain(value: Any) -> str:
@@ -102,72 +228,40 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _metrics_table(result: dict[str, Any]) -> str:
-    names = [name for name in result["both"] if name != "count"]
-    head = "".join(f"<th>{name.upper() if name.startswith('m') else name.title()}</th>"
-                   for name in names)
-    rows = "".join(
-        f"<tr><th>{side}</th>"
-        + "".join(f"<td>{result[side][name]:.{1 if name == 'mr' else 3}f}</td>" for name in names)
-        + f"<td>{result[side]['count']:,}</td></tr>"
-        for side in SHOWN_SIDES)
-    return f"<table><tr><th>asked for</th>{head}<th>queries</th></tr>{rows}</table>"
+def _number(value: float, name: str) -> str:
+    return f"{value:,.1f}" if name == "mr" else f"{value:.3f}"
 
 
-def _relation_plot(by_relation: dict[str, Any], names: dict[str, str]) -> str:
-    order = sorted(by_relation, key=lambda key: by_relation[key]["both"]["mrr"])
-    figure = Figure(figsize=(8, 0.6 + 0.42 * len(order)), layout="constrained")
-    axes = figure.subplots()
-    for shift, side, colour in ((0.2, "tail", _BLUE), (-0.2, "head", _ORANGE)):
-        axes.barh([row + shift for row in range(len(order))],
-                  [by_relation[key][side]["mrr"] for key in order], 0.38, color=colour,
-                  label=f"{side} asked for")
-    axes.set_yticks(range(len(order)), [
-        f"{names[key]} ({by_relation[key]['tail']['count']})" for key in order])
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("filtered MRR on test")
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
-    _bare(axes)
-    return _svg(figure)
+def _difference(value: Mapping[str, float]) -> str:
+    return "{difference:+.3f}<br><small>{low:+.3f} … {high:+.3f}</small>".format_map(value)
 
 
-def _curve_plot(history: Sequence[dict[str, float]]) -> str:
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left = figure.subplots()
-    right = left.twinx()
-    losses = [(line["step"], line["loss"]) for line in history if "loss" in line]
-    scores = [(line["step"], line["valid_mrr"]) for line in history if "valid_mrr" in line]
-    if losses:
-        left.plot(*zip(*losses, strict=True), color=_GREY, linewidth=1)
-    if scores:
-        right.plot(*zip(*scores, strict=True), color=_BLUE, marker="o")
-    left.set_xlabel("step")
-    left.set_ylabel("loss", color=_GREY)
-    left.set_ylim(bottom=0)
-    right.set_ylabel("MRR on valid", color=_BLUE)
-    right.set_ylim(0, 1)
-    left.spines["top"].set_visible(False)
-    right.spines["top"].set_visible(False)
-    return _svg(figure)
+def _bar(share: float) -> str:
+    return (f'<span class="track"><span class="bar" style="width:{100 * share:.1f}%"></span>'
+            f"</span> {share:.3f}")
 
 
-def _bare(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML already."""
+    def line(cells: Sequence[str], tag: str) -> str:
+        first, *rest = cells
+        return f"<tr><th>{first}</th>" + "".join(
+            f"<{tag}>{cell}</{tag}>" for cell in rest) + "</tr>"
+
+    return (f'<div class="wide"><table>{line(header, "th")}'
+            f'{"".join(line(row, "td") for row in rows)}</table></div>')
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    # No date and a fixed salt: equal figures give equal text.
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg"):]
+def _figure(svg: str) -> str:
+    return f"<figure>{svg}</figure>"
 
 
 def _card(example: Example) -> str:
-    picture = (f'<img alt="{escape(example.entity)}" src="{_data_url(example.image)}">'
-               if example.image else '<div class="none">no image</div>')
+    head, relation, tail = map(escape, example.question)
+    pictured = escape(example.pictured)
+    of = f"<span>{pictured}</span>" if example.pictured not in example.question else ""
+    picture = (f'<div class="picture"><img alt="{pictured}" src="{_data_url(example.image)}">{of}'
+               "</div>" if example.image else '<div class="picture">no image</div>')
     rows = "".join(
         f'<li class="{"gold" if name == example.gold else ""}">'
         f'<span class="bar" style="width:{100 * probability:.1f}%"></span>'
@@ -176,11 +270,10 @@ def _card(example: Example) -> str:
         for name, probability in example.answers)
     named = any(name == example.gold for name, _ in example.answers)
     below = "" if named else (f'<p class="gold">✓ {escape(example.gold)} '
-                              f'stands at rank {example.rank:g}</p>')
+                              f'stands at rank {example.rank:,g}</p>')
     caption = f"<p class='caption'>{escape(example.caption)}</p>" if example.caption else ""
-    return (f'<section class="card">{picture}<h3>{escape(example.entity)} '
-            f'<span>{escape(example.relation)}</span> ?</h3>{caption}<ol>{rows}</ol>{below}'
-            "</section>")
+    return (f'<div class="card">{picture}<h3>{head} <span>{relation}</span> {tail}</h3>{caption}'
+            f"<ol>{rows}</ol>{below}</div>")
 
 
 def _data_url(image: Image.Image) -> str:
@@ -193,31 +286,55 @@ def _data_url(image: Image.Image) -> str:
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --paper: #ffffff; --soft: #f3f4f6;
-  --line: #d1d5db; --bar: #bfdbfe; --good: #15803d; }
+  --line: #d1d5db; --bar: #bfdbfe; --good: #15803d; --blue: #2563a8; --orange: #c2681c;
+  --grey: #6b7280; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e5e7eb; --paper: #111827; --soft: #1f2937;
-  --line: #374151; --bar: #1e3a5f; --good: #4ade80; } }
+  --line: #374151; --bar: #1e4273; --good: #4ade80; --blue: #7db4f0; --orange: #f0a35e;
+  --grey: #9ca3af; } }
+* { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 60rem; margin: 0 auto; padding: 1.5rem; }
-h1 { margin: 0 0 .5rem; } h2 { margin-top: 2.5rem; } .lead { font-size: 1.1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child { text-align: left; }
-.protocol { font-size: .85rem; } .protocol td { text-align: left; overflow-wrap: anywhere; }
-.protocol th { vertical-align: top; white-space: nowrap; font-weight: 600; }
-figure { margin: 0; background: #ffffff; border-radius: .5rem; overflow-x: auto; }
-figure svg { max-width: 100%; height: auto; }
+h1 { margin: 0; } h2 { margin: 2.5rem 0 .5rem; } h3 { margin: 1rem 0 .3rem; font-size: 1rem; }
+.run { margin: 0; color: var(--grey); overflow-wrap: anywhere; }
+code { background: var(--soft); padding: .1rem .3rem; border-radius: .2rem;
+  overflow-wrap: anywhere; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
+.figures div { flex: 1 1 10rem; padding: 1rem; border-radius: .5rem; background: var(--soft); }
+.figures b { display: block; font-size: 2rem; line-height: 1.2; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; }
+th { font-weight: 600; } th:first-child { text-align: left; padding-left: 0; min-width: 8rem;
+  white-space: normal; overflow-wrap: anywhere; }
+td:last-child, th:last-child { padding-right: 0; } small { color: var(--grey); }
+.slices { display: grid; gap: 0 2.5rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); }
+.slices table { width: 100%; }
+.track { display: inline-block; width: 5rem; height: .7rem; background: var(--soft); }
+.track .bar { display: block; height: 100%; background: var(--blue); }
+.protocol { font-size: .85rem; } .protocol td { text-align: left; white-space: normal;
+  overflow-wrap: anywhere; }
+.protocol th { vertical-align: top; padding-left: 0; text-align: left; }
+figure { margin: .5rem 0; } figure svg { max-width: 44rem; width: 100%; height: auto; }
 .gallery { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
 .card { background: var(--soft); border-radius: .5rem; padding: 1rem; break-inside: avoid; }
-.card img { height: 5rem; border: 1px solid var(--line); }
-.card .none { height: 5rem; display: grid; place-items: center; }
-.card h3 { margin: .5rem 0 .2rem; font-size: 1rem; } .card h3 span { font-weight: 400; }
-.caption { margin: .2rem 0 .6rem; font-size: .8rem; opacity: .8; }
+.picture { height: 5rem; display: flex; gap: .6rem; align-items: end; color: var(--grey);
+  font-size: .8rem; }
+.picture img { max-height: 100%; max-width: 70%; border: 1px solid var(--line); }
+.card h3 { margin: .5rem 0 .2rem; } .card h3 span { font-weight: 400; }
+.caption { margin: .2rem 0 .6rem; font-size: .8rem; color: var(--grey); }
 .card ol { list-style: none; margin: 0; padding: 0; }
 .card li { position: relative; display: flex; justify-content: space-between; margin: .2rem 0;
   padding: 0 .4rem; }
 .card .bar { position: absolute; inset: 0 auto 0 0; background: var(--bar); border-radius: .2rem; }
 .card .name, .card .share { position: relative; }
 .gold { color: var(--good); font-weight: 600; } .card p.gold { margin: .5rem 0 0; }
+@media print { :root { --ink: #000000; --paper: #ffffff; --soft: #f3f4f6; --line: #d1d5db;
+  --bar: #bfdbfe; --good: #15803d; --blue: #2563a8; --orange: #c2681c; --grey: #6b7280; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  main { max-width: none; padding: 0; } h2, h3 { break-after: avoid; }
+  figure, tr, .slices > div { break-inside: avoid; } body { font-size: 11pt; } }
 """

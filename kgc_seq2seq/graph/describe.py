@@ -11,12 +11,10 @@ from matplotlib.figure import Figure
 
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
+from kgc_seq2seq.graph.cardinality import CARDINALITIES, answers_per_query, cardinalities
 from kgc_seq2seq.graph.csr import distinct_rows
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 
-MANY = 1.5
-"""From so many tails a head on, on average, a relation is 1-N (Bordes et al. 2013)."""
-CARDINALITIES = ("1-1", "1-N", "N-1", "N-N")
 _SHOWN = 15
 _BLUE, _ORANGE = "#2563a8", "#c2681c"
 
@@ -29,15 +27,9 @@ def describe_graph(graph: KnowledgeGraph) -> dict[str, Any]:
         train triples, tails per head, heads per tail and cardinality, the most frequent first.
     """
     degree = graph.train_degree
-    train = distinct_rows(graph.train)
-    count = np.bincount(train[:, 1], minlength=graph.num_relations)
-    per_end = []
-    for end in (0, 2):
-        ends = distinct_rows(np.ascontiguousarray(train[:, [1, end]]))
-        distinct = np.bincount(ends[:, 0], minlength=graph.num_relations)
-        per_end.append(count / np.maximum(distinct, 1))
-    tails_per_head, heads_per_tail = per_end
-    kind = (heads_per_tail >= MANY) * 2 + (tails_per_head >= MANY)
+    count = np.bincount(distinct_rows(graph.train)[:, 1], minlength=graph.num_relations)
+    tails_per_head, heads_per_tail = answers_per_query(graph)
+    kind = cardinalities(graph)
     relations = [{
         "id": graph.relation_ids[r], "name": graph.relation_names[r], "triples": int(count[r]),
         "tails_per_head": round(float(tails_per_head[r]), 3),

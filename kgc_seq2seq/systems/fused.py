@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from kgc_seq2seq.decoding.nodes import Prior
+from kgc_seq2seq.decoding.best_first import TopK
+from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.evaluation.ranking import Ranker, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -43,13 +44,20 @@ class Fused:
 
     def best(self, queries: Ints, k: int) -> Best:
         """As `System.best`."""
+        found, largest = self.most_probable(queries, k)
+        best = Best.of_search(found)
+        return Best(best.entities, best.scores + largest.double().cpu().numpy(),
+                    best.probabilities, best.errors)
+
+    def most_probable(
+        self, queries: Ints, k: int, allowed: Allowed | None = None
+    ) -> tuple[TopK, Tensor]:
+        """The ``k`` best entities, and what is to be added to their scores, [Q, 1]."""
         values = self._values(queries)
-        # The largest value is taken out and added again: what is left lies within float's range.
+        # The largest value is taken out, so that what is left lies within float's range.
         largest = values.amax(1, keepdim=True)
         heuristic = Prior.of(self.generator.search.nodes, values - largest)
-        found = Best.of_search(self.generator.most_probable(queries, k, heuristic))
-        return Best(found.entities, found.scores + largest.double().cpu().numpy(),
-                    found.probabilities, found.errors)
+        return self.generator.most_probable(queries, k, heuristic, allowed=allowed), largest
 
     def contributions(self, queries: Ints, entities: Longs) -> dict[str, Floats]:
         """The terms of the sum."""

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from kgc_seq2seq.decoding.best_first import TopK, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.nodes import Prior
+from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -69,8 +69,8 @@ class Generator:
 
     def most_probable(
         self, queries: Ints, k: int, prior: Prior | None = None,
-        open_mass: float | None = OPEN_MASS,
+        open_mass: float | None = OPEN_MASS, allowed: Allowed | None = None,
     ) -> TopK:
         """The ``k`` best entities, as `best_first.top_k` gives them."""
         return top_k(self.search, encode_queries(self.search, self.verbalizer, queries), k,
-                     prior=prior, open_mass=open_mass)
+                     allowed=allowed, prior=prior, open_mass=open_mass)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers.optimization import Adafactor
 
 from caption_cache.errors import InputError
 
@@ -44,6 +43,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser; its learning rate is set before each step by `learning_rate`."""
     if config.name == "adafactor":
+        # Here, because it brings peft and more along, which a prediction need not wait for.
+        from transformers.optimization import Adafactor
+
         return Adafactor(parameters, lr=config.learning_rate, weight_decay=config.weight_decay,
                          scale_parameter=False, relative_step=False)
     return torch.optim.AdamW(parameters, lr=config.learning_rate,

@@ -63,7 +63,7 @@ class ImportConfig:
     texts: Path | None = None
     """A table with descriptions, captions or both."""
     images: Path | None = None
-    """A folder with a folder for each entity, or a table of paths."""
+    """A folder with a folder or a file for each entity, or a table of paths."""
     order: Order | None = None
     """The order of the columns, where it is not the convention of the format."""
     on_collision: Policy = Policy.ERROR

@@ -23,6 +23,7 @@ from kgc_seq2seq.graph.importers.joins import Joined, join, variants
 CAPTIONER = "imported"
 """What the cache calls the captioner of captions from a table."""
 _ROWS_AT_ONCE = 2048
+_LONGEST = 200
 
 
 def import_images(source: Path, ids: pa.Array, out_ids: list[str], out: Path
@@ -30,8 +31,8 @@ def import_images(source: Path, ids: pa.Array, out_ids: list[str], out: Path
     """Put the images of entities into a data-set folder, as links where the disk allows.
 
     Args:
-        source: A folder with a folder for each entity, or a table with the columns entity and
-            path, relative to the table.
+        source: A folder with a folder or a file for each entity, or a table with the columns
+            entity and path, relative to the table.
         ids: What the source calls the entities.
         out_ids: Their ids in the data set.
         out: The data-set folder; it gets ``images`` and ``images.tsv``.
@@ -42,10 +43,10 @@ def import_images(source: Path, ids: pa.Array, out_ids: list[str], out: Path
     Raises:
         InputError: The source is malformed, a file is missing, or no image belongs to an entity.
     """
-    found, notes = _in_folders(source, ids) if source.is_dir() else _listed(source, ids)
+    found, notes = _in_folder(source, ids) if source.is_dir() else _listed(source, ids)
     paths: dict[str, list[str]] = {}
     for entity, file in found:
-        folder = Path("images") / quote(out_ids[entity], safe="")
+        folder = Path("images") / _folder_name(out_ids[entity])
         target = folder / file.name
         if str(target) in paths.get(out_ids[entity], []):
             target = folder / f"{len(paths[out_ids[entity]])}-{file.name}"
@@ -54,8 +55,8 @@ def import_images(source: Path, ids: pa.Array, out_ids: list[str], out: Path
         paths.setdefault(out_ids[entity], []).append(str(target))
     if not paths:
         raise InputError(f"{source} holds no image of an entity such as "
-                         f"{shown(ids[0].as_py())}; it must have a folder for each entity, or be "
-                         "a table with the columns entity and path.")
+                         f"{shown(ids[0].as_py())}; it must have a folder or a file called "
+                         "like each entity, or be a table with the columns entity and path.")
     rows = [(entity, path) for entity, listed in paths.items() for path in listed]
     write_table(out / "images.tsv", {"entity": pa.array([entity for entity, _ in rows]),
                                      "path": pa.array([path for _, path in rows])})
@@ -101,27 +102,61 @@ def _row(source: Source, entity: str, images: list[str], out: Path, text: str) -
         text=" ".join(text.split()), status="ok", reason=None, seconds=0.0, **source.columns)
 
 
-def _in_folders(source: Path, ids: pa.Array) -> tuple[Iterator[tuple[int, Path]], list[str]]:
+def _in_folder(source: Path, ids: pa.Array) -> tuple[Iterator[tuple[int, Path]], list[str]]:
+    """Images under ``source``: in a folder called like the entity, or files called like it."""
     try:
-        folders = sorted(entry.name for entry in os.scandir(source)
-                         if entry.is_dir() and not entry.name.startswith("."))
+        entries = sorted((entry for entry in os.scandir(source)
+                          if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        folder = [entry.is_dir() for entry in entries]
     except OSError as error:
         raise InputError(f"{source} cannot be listed ({error.strerror}); check its "
                          "permissions.") from None
-    written = [*variants(ids), *map(_quoted, variants(ids))]
-    owner = pc.coalesce(*(pc.index_in(pa.array(folders, pa.string()), value_set=variant)
-                          for variant in written)).to_pylist()
-    strangers = owner.count(None)
-    notes = [f"{strangers:,} folders of {source.name} belong to no entity"] if strangers else []
+    called = [entry.name if is_folder else Path(entry.name).stem
+              for entry, is_folder in zip(entries, folder, strict=True)]
+    owner = _owners(called, ids)
+    strangers = [entry.name for entry, entity in zip(entries, owner, strict=True)
+                 if entity is None]
+    notes = [f"{len(strangers):,} files or folders of {source.name} belong to no entity, such as "
+             f"{shown(strangers[0])}"] if strangers else []
 
     def files() -> Iterator[tuple[int, Path]]:
-        for name, entity in zip(folders, owner, strict=True):
-            if entity is not None:
-                for file in sorted((source / name).iterdir()):
-                    if file.is_file() and not file.name.startswith("."):
-                        yield entity, file
+        for entry, is_folder, entity in zip(entries, folder, owner, strict=True):
+            if entity is None:
+                continue
+            if not is_folder:
+                yield entity, Path(entry.path)
+                continue
+            for file in sorted(Path(entry.path).iterdir()):
+                if file.is_file() and not file.name.startswith("."):
+                    yield entity, file
 
     return files(), notes
+
+
+def _owners(called: list[str], ids: pa.Array) -> list[int | None]:
+    """The entity that each name of a file or folder means.
+
+    It is the id, percent-encoded or not; or what is left of the id's letters and digits, for a
+    file cannot be called ``A/B`` and disks differ in how they write accents.
+    """
+    names = pa.array(called, pa.string())
+    written = [*variants(ids), *map(_quoted, variants(ids))]
+    loose = _loose(ids)
+    counts = loose.value_counts()
+    alone = counts.field("values").filter(pc.equal(counts.field("counts"), 1))
+    loose = pc.if_else(pc.is_in(loose, value_set=alone), loose, pa.scalar(None, pa.string()))
+    found = pc.coalesce(
+        *(pc.index_in(names, value_set=variant) for variant in written),
+        pc.index_in(_loose(names), value_set=loose, skip_nulls=True))
+    owners: list[int | None] = found.to_pylist()
+    return owners
+
+
+def _loose(names: pa.Array) -> pa.Array:
+    """Letters and digits in lower case, anything else a space; missing where there are none."""
+    text = pc.utf8_lower(pc.utf8_normalize(names, form="NFKC"))
+    text = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"[^\pL\pN\pM]+", " "))
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
 def _quoted(ids: pa.Array) -> pa.Array:
@@ -146,6 +181,12 @@ def _listed(source: Path, ids: pa.Array) -> tuple[Iterator[tuple[int, Path]], li
             yield entity, file
 
     return files(), joined.notes("entities")
+
+
+def _folder_name(entity: str) -> str:
+    """The id, percent-encoded; a digest where that is longer than disks allow."""
+    name = quote(entity, safe="")
+    return name if len(name) <= _LONGEST else content_hash(entity.encode())
 
 
 def _link(file: Path, target: Path) -> None:
