@@ -22,7 +22,7 @@ from kgc_seq2seq import cli
 from kgc_seq2seq.config import RunConfig, config_parser, parse_config
 from kgc_seq2seq.evaluation.results import read_result
 from kgc_seq2seq.train import add_training_options
-from kgc_seq2seq.train_scorer import _scorer_name, config_class
+from kgc_seq2seq.train_scorer import config_class, scorer_name
 from kgc_seq2seq.train_scorer import main as train_scorer
 
 SHELL = {"source", "export"}
@@ -39,7 +39,7 @@ def refuse_unknown(parser: ArgumentParser, words: list[str]) -> None:
 def check_trainer(module: str, words: list[str]) -> None:
     if words == ["--help"]:
         return
-    name = _scorer_name(words) if module.endswith("scorer") else None
+    name = scorer_name(words) if module.endswith("scorer") else None
     kind = config_class(name or "complex") if module.endswith("scorer") else RunConfig
     parser = config_parser(module, "", kind)
     add_training_options(parser)
