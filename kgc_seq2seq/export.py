@@ -20,6 +20,7 @@ from kgc_seq2seq.hub import why
 from kgc_seq2seq.model_card import model_card
 from kgc_seq2seq.runs import read_generator
 
+_PARTS = ("dataset", "model", "results", "tokenizer")
 _OF_RUN = ("trie.safetensors", "training.json", "metrics.jsonl")
 _OF_DATASET = ("entities.tsv", "relations.tsv", *(f"{split}.tsv" for split in SPLITS))
 
@@ -50,7 +51,7 @@ def export_run(
         with replacing(folder) as aside:
             target = aside / "dataset"
             (target / "captions").mkdir(parents=True)
-            for part in ("model", "tokenizer", "results"):
+            for part in ("model", "results", "tokenizer"):
                 shutil.copytree(run / part, aside / part)
             for file in _OF_RUN:
                 shutil.copyfile(run / file, aside / file)
@@ -91,9 +92,10 @@ def push_to_hub(
         try:
             hub = HfApi()
             hub.create_repo(name, private=private, exist_ok=True)
-            # What an earlier upload held and this one does not would be read together with it.
-            done = hub.upload_folder(repo_id=name, folder_path=folder, delete_patterns=["*"],
-                                     commit_message="Upload a run of kgc-seq2seq")
+            # Parts of an earlier upload would be read together with those of this one.
+            done = hub.upload_folder(
+                repo_id=name, folder_path=folder, delete_patterns=[f"{part}/*" for part in _PARTS],
+                commit_message="Upload a run of kgc-seq2seq")
         except Exception as error:  # of the hub, of HTTP, of names
             raise InputError(f"{name} cannot be uploaded ({why(error)}); check the name, the "
                              "network and 'hf auth whoami'.") from None

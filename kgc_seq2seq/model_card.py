@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -35,6 +36,8 @@ def model_card(
                for split in ("valid", "test")}
     graph, about = read_graph(dataset), read_about(dataset)
     protocol = results["test"]["protocol"]
+    head, relation = (names[index] for names, index in zip(
+        (graph.entity_names, graph.relation_names), graph.train[0, :2], strict=True))
     data = ModelCardData(
         model_name=name, library_name="kgc-seq2seq", pipeline_tag="graph-ml", license=licence,
         base_model=config.model.pretrained if _is_hub_name(config.model.pretrained) else None,
@@ -53,13 +56,11 @@ def model_card(
             "of the missing entity. A trie over all names makes every answer an entity of the "
             "graph and every rank exact."],
         "## Use": [
-            "```bash", f"kgc predict {name} --head '{graph.entity_names[graph.train[0, 0]]}' "
-            f"--relation '{graph.relation_names[graph.train[0, 1]]}' -k 5", "```", "",
+            "```bash", f"kgc predict {quote(name)} --head {quote(head)} --relation "
+            f"{quote(relation)} -k 5", "```", "",
             "```python", "from kgc_seq2seq.completer import Completer, Query", "",
             f"completer = Completer.from_pretrained({name!r})",
-            f"query = Query({graph.entity_names[graph.train[0, 0]]!r}, "
-            f"{graph.relation_names[graph.train[0, 1]]!r})",
-            "for answer in completer.complete(query, k=5):",
+            f"for answer in completer.complete(Query({head!r}, {relation!r}), k=5):",
             "    print(answer.name, answer.probability, answer.known)", "```", "",
             "The folder `model` alone is a T5 for transformers. All weights are safetensors."],
         "## Results": [

@@ -245,7 +245,9 @@ def test_two_processes_learn_what_one_learns(tiny: Path, tmp_path: Path) -> None
     runs = {}
     for processes in (1, 2):
         out = tmp_path / f"by{processes}"
-        done = launch(processes, *arguments(tiny, out), "--json")
+        # Two processes take their share in two parts.
+        done = launch(processes, *arguments(tiny, out), "--training.gradient_accumulation",
+                      str(processes), "--json")
         assert done.returncode == 0, done.stderr
         runs[processes] = lines(out), json.loads(done.stdout)
     assert runs[2][1]["protocol"]["processes"] == 2

@@ -26,7 +26,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after ``step`` steps."""
+        """Take in the weights after step number ``step``, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.tensors, list(self.weights), 1 - decay)
 
