@@ -198,12 +198,12 @@ class _Frontier:
         item, node, slot, log_p = (column[chosen] for column in (
             self.item, self.node, self._slot, self._log_p))
         past, depths = self._pool.past(slot)
-        logs, past = search.step(self._encoded, self._queries[item], node, past, depths)
+        row, child, more, past = search.step(self._encoded, self._queries[item], node, past,
+                                             depths)
         slots = self._pool.add(past, slot)
         self.expanded.scatter_add_(0, item, torch.ones_like(item))
 
-        row, child = nodes.edges(node)
-        log_p, of = log_p[row] + logs[row, nodes.tokens[child]], item[row]
+        log_p, of = log_p[row] + more, item[row]
         bound = log_p if self._prior is None else log_p + self._prior.under[
             child, self._queries[of]]
         leaf = nodes.is_leaf[child]
