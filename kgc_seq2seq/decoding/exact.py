@@ -16,10 +16,12 @@ from kgc_seq2seq.decoding.trie import EntityTrie
 Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 8192
 """Decoder positions in one step, at most; more make it no faster on a CPU."""
 STEP_BYTES = 2**29
 """About what the keys and values that one step reads may take."""
+MEMORY = 2**30
+"""See `ExactSearch.memory`."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class ExactSearch:
         depth = min(len(trie.levels), 16)  # few names are longer
         self.rows_at_once = min(ROWS_AT_ONCE, max(
             64, STEP_BYTES // (depth * decoder.position_bytes)))
+        self.memory = MEMORY
+        """About so many bytes of open nodes and their pasts `best_first` keeps."""
         self.positions = 0
         """Decoder positions evaluated so far: what a search costs."""
 
