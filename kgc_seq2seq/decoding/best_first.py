@@ -15,6 +15,8 @@ from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 
 _SLACK = 1e-3
 """Relative; what float32 may lose in a sum of probabilities."""
+_FIRST_ROWS = 16
+"""So many nodes of each search are expanded in its first steps."""
 _OPEN_BYTES = 256
 """What an open node takes, with what is computed for it in every round."""
 
@@ -48,7 +50,7 @@ class Bracket:
 
 def top_k(
     search: ExactSearch, encoded: Encoded, k: int, *, allowed: Allowed | None = None,
-    prior: Prior | None = None, open_mass: float | None = None, step_rows: int | None = None,
+    prior: Prior | None = None, open_mass: float | None = None,
 ) -> TopK:
     """The ``k`` best entities of each query, exactly.
 
@@ -60,7 +62,6 @@ def top_k(
         prior: What is added to the scores.
         open_mass: Search on until the unexplored prefixes hold at most this share of the
             catalogue's probability; None: stop when the answers are certain.
-        step_rows: Decoder positions in one step; None: as many as memory allows.
 
     Raises:
         InputError: A query has fewer than ``k`` allowed entities, or k is below 1.
@@ -83,8 +84,7 @@ def top_k(
         frontier.keep(wanted)
         if not len(frontier):
             return TopK(entities, scores, mass, frontier.mass())
-        item, entity, log_p, score = frontier.expand(
-            step_rows or max(count, min(search.rows_at_once, 16 * count)))
+        item, entity, log_p, score = frontier.expand()
         mass.scatter_add_(0, item, log_p.double().exp())
         entities, scores = merge_best(entities, scores, item, entity, score)
 
@@ -141,7 +141,7 @@ def bracket(
         frontier.keep(unsure[item] & (possible > 0))
         if not len(frontier):
             return Bracket(better, tied, left)
-        found, entity, _, score = frontier.expand(search.rows_at_once)
+        found, entity, _, score = frontier.expand()
         gap = score - gold_scores[found]
         rival = entity != gold[found]
         better.scatter_add_(0, found, (rival & (gap > margin[found])).long())
@@ -172,11 +172,17 @@ class _Frontier:
         """No entity under the node scores more, float32 [O]."""
         self.expanded = torch.zeros_like(self.item)
         """Decoder positions spent on each search, int64 [G]."""
+        self._spent = 0
         self._dropped = torch.zeros(len(queries), dtype=torch.float64, device=device)
         self._pool = _Pool(search.decoder, len(search.trie.levels) - 2)
 
     def __len__(self) -> int:
         return len(self.item)
+
+    @property
+    def num_bytes(self) -> int:
+        """About what all this takes."""
+        return self._pool.num_bytes + _OPEN_BYTES * len(self)
 
     def count(self, nodes: Tensor) -> Tensor:
         """Entities that may answer under each open node, int64 [O]."""
@@ -201,13 +207,15 @@ class _Frontier:
         self._log_p, self.bound = self._log_p[index], self.bound[index]
 
     @torch.inference_mode()
-    def expand(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Expand about ``rows`` nodes.
+    def expand(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Expand some nodes: few at first, then more and more at once.
 
         Returns:
             The entities met: search, entity, log-probability and score of each.
         """
         search, nodes = self._search, self._search.nodes
+        # A long search cannot waste more than a share of what it has spent, in few steps.
+        rows = min(max(_FIRST_ROWS * len(self._queries), self._spent // 4), search.rows_at_once)
         if not self._pool.has_room(rows):
             self._slot = self._pool.collect(self._slot, rows)
         chosen = self._choose(rows)
@@ -218,6 +226,7 @@ class _Frontier:
                                              depths)
         slots = self._pool.add(past, slot)
         self.expanded.scatter_add_(0, item, torch.ones_like(item))
+        self._spent += len(item)
 
         log_p, of = log_p[row] + more, item[row]
         bound = log_p if self._prior is None else log_p + self._prior.under[
@@ -241,7 +250,7 @@ class _Frontier:
 
     def _choose(self, rows: int) -> Tensor:
         """About ``rows`` open nodes, ordered by search."""
-        if self._pool.num_bytes + _OPEN_BYTES * len(self) > self._search.memory:
+        if self.num_bytes > self._search.memory:
             depths = self._pool.depths(self._slot).float()
             return best_of_each(self.item, depths, rows)[:rows]
         active = len(torch.unique(self.item))

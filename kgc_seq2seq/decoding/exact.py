@@ -158,7 +158,7 @@ class ExactSearch:
         Returns:
             float32 [G].
         """
-        paths = self._paths(entities)
+        paths = self.paths(entities)
         scores = torch.zeros(len(entities), device=self.decoder.device)
         past: Past = self.decoder.start(len(entities))
         rows = torch.arange(len(entities), device=self.decoder.device)
@@ -174,7 +174,7 @@ class ExactSearch:
             rows, nodes, past = rows[inner], nodes[inner], past[inner]
         return scores
 
-    def _paths(self, entities: Tensor) -> Tensor:
+    def paths(self, entities: Tensor) -> Tensor:
         """Nodes on the way to each entity, root left out, [G, D]; -1 past the leaf."""
         node = self.nodes.leaf[entities].cpu().numpy()
         up: list[Longs] = []

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
-
 _LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 2**20, 2**26
 """So many logits are in memory at once: on a CPU as many as stay in its cache, which halves the
 time of the projection."""
