@@ -268,7 +268,6 @@ def test_the_best_answers_and_brackets_save_work() -> None:
     encoded = search.decoder.encode(*queries(1, 2))
     scores = search.all_scores(encoded)
     everything, search.positions = search.positions, 0
-    search.rows_at_once = 4
     top_k(search, encoded, 3)
     assert search.positions < everything / 3
     search.positions = 0
@@ -289,13 +288,13 @@ def test_memory_is_bounded_and_answers_stay_exact(monkeypatch: pytest.MonkeyPatc
     own = torch.from_numpy(scores.min(axis=1))
     search.rows_at_once = 16
     held = []
-    choose = best_first._Frontier._choose
+    expand = best_first._Frontier.expand
 
-    def watched(frontier: best_first._Frontier, rows: int) -> torch.Tensor:
+    def watched(frontier: best_first._Frontier) -> tuple[torch.Tensor, ...]:
         held.append(frontier.num_bytes)
-        return choose(frontier, rows)
+        return expand(frontier)
 
-    monkeypatch.setattr(best_first._Frontier, "_choose", watched)
+    monkeypatch.setattr(best_first._Frontier, "expand", watched)
 
     def most(memory: int) -> int:
         held.clear()
@@ -312,14 +311,13 @@ def test_memory_is_bounded_and_answers_stay_exact(monkeypatch: pytest.MonkeyPatc
 def test_a_budget_ends_the_search_of_each_gold() -> None:
     names = [(a, b, c, EOS) for a in range(2, 10) for b in range(2, 10) for c in range(2, 8)]
     search = ExactSearch(TreeDecoder(small_t5()), build(names))
-    search.rows_at_once = 6
     encoded = search.decoder.encode(*queries(1, 3))
     gold = torch.from_numpy(search.all_scores(encoded).argmin(axis=1))
     own = torch.from_numpy(search.all_scores(encoded).min(axis=1))
     search.positions = 0
     found = bracket(search, encoded, torch.arange(3), gold, torch.full((3,), 1e-6),
-                    gold_scores=own, budget=10)
-    assert 3 * 10 <= search.positions < 3 * 12
+                    gold_scores=own, budget=20)
+    assert 3 * 20 <= search.positions < 3 * 50
     assert (found.open > 0).all()
 
 

@@ -213,48 +213,53 @@ class _Frontier:
         Returns:
             The entities met: search, entity, log-probability and score of each.
         """
-        search, nodes = self._search, self._search.nodes
-        # A long search cannot waste more than a share of what it has spent, in few steps.
-        rows = min(max(_FIRST_ROWS * len(self._queries), self._spent // 4), search.rows_at_once)
-        if not self._pool.has_room(rows):
-            self._slot = self._pool.collect(self._slot, rows)
-        chosen = self._choose(rows)
-        item, node, slot, log_p = (column[chosen] for column in (
-            self.item, self.node, self._slot, self._log_p))
-        past, depths = self._pool.past(slot)
-        row, child, more, past = search.step(self._encoded, self._queries[item], node, past,
-                                             depths)
-        slots = self._pool.add(past, slot)
-        self.expanded.scatter_add_(0, item, torch.ones_like(item))
-        self._spent += len(item)
-
-        log_p, of = log_p[row] + more, item[row]
-        bound = log_p if self._prior is None else log_p + self._prior.under[
-            child, self._queries[of]]
-        leaf = nodes.is_leaf[child]
-        keep = torch.ones_like(leaf)
-        if self._allowed is not None:
-            keep = self._allowed.count(self._queries[of], nodes.first[child],
-                                       nodes.last[child]) > 0
-        closed = torch.ones(len(self.item), dtype=torch.bool, device=of.device)
+        # A long search cannot waste more than a share of what it has spent, and to look through
+        # the open nodes, of which there may be millions, takes little beside expanding them.
+        rows = max(_FIRST_ROWS * len(self._queries), self._spent // 8)
+        if self.num_bytes > self._search.memory:
+            rows = min(rows, self._search.rows_at_once)
+            chosen = best_of_each(self.item, self._pool.depths(self._slot).float(), rows)[:rows]
+        else:
+            active = len(torch.unique(self.item))
+            chosen = best_of_each(self.item, self.bound, max(1, rows // active))[:rows]
+        self._spent += len(chosen)
+        closed = torch.ones(len(self.item), dtype=torch.bool, device=self.item.device)
         closed[chosen] = False
+        if not self._pool.has_room(len(chosen)):
+            self._slot = self._pool.collect(self._slot, len(chosen))
+        parts = [self._step(*(column[part] for column in (
+            self.item, self.node, self._slot, self._log_p)))
+            for part in torch.split(chosen, self._search.rows_at_once)]
         self._select(closed)
-        inner = (keep & ~leaf).nonzero().flatten()
-        self.item = torch.cat([self.item, of[inner]])
+        item, child, slot, log_p, bound = map(torch.cat, zip(*parts, strict=True))
+        leaf = self._search.nodes.is_leaf[child]
+        inner, ends = (~leaf).nonzero().flatten(), leaf.nonzero().flatten()
+        self.item = torch.cat([self.item, item[inner]])
         self.node = torch.cat([self.node, child[inner]])
-        self._slot = torch.cat([self._slot, slots[row[inner]]])
+        self._slot = torch.cat([self._slot, slot[inner]])
         self._log_p = torch.cat([self._log_p, log_p[inner]])
         self.bound = torch.cat([self.bound, bound[inner]])
-        ends = (keep & leaf).nonzero().flatten()
-        return of[ends], nodes.entity[child[ends]], log_p[ends], bound[ends]
+        entity = self._search.nodes.entity[child[ends]]
+        return item[ends], entity, log_p[ends], bound[ends]
 
-    def _choose(self, rows: int) -> Tensor:
-        """About ``rows`` open nodes, ordered by search."""
-        if self.num_bytes > self._search.memory:
-            depths = self._pool.depths(self._slot).float()
-            return best_of_each(self.item, depths, rows)[:rows]
-        active = len(torch.unique(self.item))
-        return best_of_each(self.item, self.bound, max(1, rows // active))[:rows]
+    def _step(
+        self, item: Tensor, node: Tensor, slot: Tensor, log_p: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The children of nodes, as new columns: search, node, slot, log-probability, bound."""
+        nodes = self._search.nodes
+        past, depths = self._pool.past(slot)
+        row, child, more, past = self._search.step(self._encoded, self._queries[item], node, past,
+                                                   depths)
+        slots = self._pool.add(past, slot)
+        self.expanded.scatter_add_(0, item, torch.ones_like(item))
+        if self._allowed is not None:
+            some = self._allowed.count(self._queries[item[row]], nodes.first[child],
+                                       nodes.last[child]).nonzero().flatten()
+            row, child, more = row[some], child[some], more[some]
+        log_p, item = log_p[row] + more, item[row]
+        bound = log_p if self._prior is None else log_p + self._prior.under[
+            child, self._queries[item]]
+        return item, child, slots[row], log_p, bound
 
 
 class _Pool:

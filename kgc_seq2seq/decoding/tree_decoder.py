@@ -111,11 +111,17 @@ class TreeDecoder:
             The decoder's last states, float [rows, d_model], for `log_probs`, and the past that
             includes these nodes.
         """
-        # Rows of a query side by side: cell [q, j] of a padded table holds its j-th row.
+        # Rows of a query side by side in a padded table, in several lines where they are many: one
+        # query may have all the rows, and another none.
         counts = torch.bincount(queries, minlength=len(encoded))
-        column = torch.arange(len(queries), device=self.device)
-        column = column - (counts.cumsum(0) - counts)[queries]
-        width = int(counts.max())
+        width = -(-len(queries) // int((counts > 0).sum()))
+        lines = -(-counts // width)
+        place = torch.arange(len(queries), device=self.device)
+        place = place - (counts.cumsum(0) - counts)[queries]
+        line = (lines.cumsum(0) - lines)[queries] + place // width
+        cell = line * width + place % width
+        asked = torch.repeat_interleave(torch.arange(len(encoded), device=self.device), lines)
+        mask = encoded.mask[asked]
         hidden = self.model.decoder.embed_tokens(tokens)
         length = past.keys[0].shape[2] + 1
         bias = self._position_bias(length)
@@ -136,13 +142,12 @@ class TreeDecoder:
 
             attention, norm = block.layer[1].EncDecAttention, block.layer[1].layer_norm
             query = attention.q(norm(hidden))
-            table = query.new_zeros(len(encoded), width, query.shape[-1])
-            table[queries, column] = query
+            table = query.new_zeros(len(asked) * width, query.shape[-1])
+            table[cell] = query
             mixed = functional.scaled_dot_product_attention(
-                self._split(table), encoded.keys[layer], encoded.values[layer],
-                attn_mask=encoded.mask, scale=1.0)
-            mixed = mixed.transpose(1, 2)[queries, column]
-            hidden = hidden + attention.o(mixed.reshape(len(tokens), -1))
+                self._split(table.view(len(asked), width, -1)), encoded.keys[layer][asked],
+                encoded.values[layer][asked], attn_mask=mask, scale=1.0)
+            hidden = hidden + attention.o(mixed.transpose(1, 2).flatten(0, 1)[cell].flatten(1))
 
             hidden = block.layer[2](hidden)
         hidden = self.model.decoder.final_layer_norm(hidden) * self.scale
