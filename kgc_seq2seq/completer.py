@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from caption_cache.again import caption_as
 from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
@@ -21,6 +22,7 @@ from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.newcomers import Newcomer, with_newcomers
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.model import load_model, load_tokenizer
 
@@ -34,12 +36,20 @@ OPEN_MASS = 0.001
 class Query:
     """A question: one end of a triple and its relation."""
 
-    entity: str
-    """Name or id of the entity that is given: the head of a tail query, and the other way."""
+    entity: str | Newcomer
+    """Name or id of the entity that is given: the head of a tail query, and the other way; or
+    one that the graph lacks."""
     relation: str
     """Name or id of the relation."""
     direction: Direction = "tail"
     """Which end is asked for."""
+    candidates: tuple[str, ...] = ()
+    """Names that may answer too, though the graph lacks them."""
+
+    @property
+    def name(self) -> str:
+        """Name or id of the entity."""
+        return self.entity.name if isinstance(self.entity, Newcomer) else self.entity
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Completer:
         self.verbalizer = verbalizer
         self.search = search
         self.config = config
+        self.dataset: Path | None = None
+        """Where the captions of the images are, if any are."""
         self._entities = _Index("entity", "entities", graph.entity_ids, graph.entity_names)
         self._relations = _Index("relation", "relations", graph.relation_ids,
                                  graph.relation_names[: graph.num_relations])
@@ -96,7 +108,9 @@ class Completer:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(device).eval()  # type: ignore[arg-type]
         search = ExactSearch(TreeDecoder(model), trie)
-        return cls(graph, verbalizer, search, config)
+        completer = cls(graph, verbalizer, search, config)
+        completer.dataset = dataset
+        return completer
 
     def complete(self, query: Query, k: int = 10) -> list[Prediction]:
         """The ``k`` most probable answers, best first; see `complete_many`."""
@@ -105,11 +119,20 @@ class Completer:
     def complete_many(self, queries: Sequence[Query], k: int = 10) -> list[list[Prediction]]:
         """The ``k`` most probable answers to each query, exactly, best first.
 
+        A query about a new entity, or with new candidates, is answered as if they stood in the
+        graph; other queries do not see them.
+
         Raises:
             InputError: ``k`` is below 1, or a name is unknown; the nearest known ones are named.
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for 1 answer or more.")
+        if any(map(_is_told, queries)):
+            plain = [query for query in queries if not _is_told(query)]
+            rest = iter(self.complete_many(plain, k))
+            return [self._told(query).complete(Query(query.name, query.relation, query.direction),
+                                               k) if _is_told(query) else next(rest)
+                    for query in queries]
         asked = np.array([self.resolve(query) for query in queries], np.int32).reshape(-1, 2)
         answers = []
         for start in range(0, len(asked), QUERIES_AT_ONCE):
@@ -131,6 +154,37 @@ class Completer:
                 ) for entity, score, probability, error in zip(*row, strict=True)])
         return answers
 
+    def _told(self, query: Query) -> Completer:
+        """A completer that knows the new entities of a query."""
+        known = {*self.graph.entity_ids, *self.graph.entity_names}
+        newcomers = [Newcomer(name) for name in dict.fromkeys(query.candidates)
+                     if name not in known and name != query.name]
+        if isinstance(query.entity, Newcomer):
+            newcomers.append(query.entity)
+        if not newcomers:
+            return self
+        relations = _Index("relation", "relations", self.graph.relation_ids,
+                           self.graph.relation_names)
+        graph = with_newcomers(self.graph, newcomers, relations.__getitem__,
+                               self._entities.__getitem__)
+        captions = {newcomer.name: caption for newcomer in newcomers
+                    if (caption := self._caption(newcomer))}
+        verbalizer = self.verbalizer.over(graph, captions)
+        tokens, offsets = verbalizer.names()
+        start = offsets[self.graph.num_entities]
+        trie = self.search.trie.extended(tokens[start:],
+                                         offsets[self.graph.num_entities :] - start)
+        return Completer(graph, verbalizer, ExactSearch(self.search.decoder, trie), self.config)
+
+    def _caption(self, newcomer: Newcomer) -> str | None:
+        if newcomer.image is None:
+            return newcomer.caption
+        if self.dataset is None or not self.config.input.captions:
+            raise InputError(f"The new entity {newcomer.name!r} has an image, but this run reads "
+                             "no captions; leave the image out.")
+        sources = read_captions(self.dataset, self.config.caption_source).sources
+        return caption_as(sources[0], Path(newcomer.image), newcomer.name)
+
     def resolve(self, query: Query) -> tuple[int, int]:
         """The entity and the relation in ``0 … 2R - 1`` that a query means.
 
@@ -140,7 +194,12 @@ class Completer:
         relation = self._relations[query.relation]
         if query.direction == "head":
             relation += self.graph.num_relations
-        return self._entities[query.entity], relation
+        return self._entities[query.name], relation
+
+
+def _is_told(query: Query) -> bool:
+    """Whether a query names entities that the graph may lack."""
+    return isinstance(query.entity, Newcomer) or bool(query.candidates)
 
 
 def read_run(run: Path) -> RunConfig:

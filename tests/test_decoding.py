@@ -93,6 +93,24 @@ def test_trie_equals_a_trie_of_dicts(names: Names) -> None:
         assert trie.levels[len(path)] <= node < trie.levels[len(path) + 1]
 
 
+@given(names_strategy, st.integers(0, 10**6))
+def test_an_extended_trie_is_that_of_all_names(names: Names, seed: int) -> None:
+    cut = seed % len(names)
+    if not cut:
+        return
+    more = names[cut:]
+    tokens = np.array([token for name in more for token in name], np.int32)
+    offsets = np.cumsum([0, *map(len, more)]).astype(np.int64)
+    found, expected = build(names[:cut]).extended(tokens, offsets), build(names)
+    for field in EntityTrie.__dataclass_fields__:
+        one, other = getattr(found, field), getattr(expected, field)
+        np.testing.assert_array_equal(one, other, err_msg=field)
+        assert one.dtype == other.dtype, field
+    twin = np.array(names[seed % cut], np.int32)
+    with pytest.raises(ValueError, match=f"tokens of name {seed % cut}"):
+        build(names[:cut]).extended(twin, np.array([0, len(twin)]))
+
+
 def test_trie_survives_the_disk(tmp_path: Path) -> None:
     trie = build([(3, 4, EOS), (3, EOS), (EOS,)])
     trie.save(tmp_path / "trie.safetensors")

@@ -69,6 +69,9 @@ class Verbalizer:
             InputError: Two names have the same tokens, or a name has tokens the vocabulary lacks.
         """
         self.graph = graph
+        self.tokenizer = tokenizer
+        self.captions = captions
+        self.pair_captions = pair_captions
         self.config = config
         self.seed = seed
         self.eos = int(tokenizer.eos_token_id)
@@ -89,6 +92,16 @@ class Verbalizer:
         starts = np.cumsum([0, *map(len, sections.values())])
         self._text = dict(zip(sections, starts.tolist(), strict=False))
         refuse_unspeakable(graph, self.table, int(tokenizer.unk_token_id))
+
+    def over(self, graph: KnowledgeGraph, captions: Mapping[str, str]) -> Verbalizer:
+        """The same for a graph with more entities behind those of this one.
+
+        Args:
+            graph: It.
+            captions: Of entities that are new.
+        """
+        return Verbalizer(graph, {**self.captions, **captions}, self.tokenizer, self.config,
+                          self.seed, self.pair_captions)
 
     def names(self) -> tuple[Ints, Longs]:
         """Every entity's name ended by EOS: tokens int32 [T] and offsets int64 [N + 1]."""
