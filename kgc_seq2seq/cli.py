@@ -96,7 +96,9 @@ def _parser() -> Parser:
                          help="the end that is asked for; by default the one not given")
     predict.add_argument("-k", type=_count, default=10, help="how many answers")
     predict.add_argument("--queries", type=Path, metavar="FILE", help=(
-        'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}'
+        'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}; '
+        'an entity that the graph lacks is an object {"name", "facts": [[RELATION, NEIGHBOUR], …], '
+        '"caption" or "image", "description"}; "candidates" lists new names that may answer'
     ))
     predict.add_argument("--explain", action="store_true", help=(
         "say what each part of a fusion has in an answer's score, what structure, image and text "
@@ -380,14 +382,35 @@ def _queries(options: Namespace) -> list[Query]:
             entry = json.loads(line)
         except ValueError as error:
             raise InputError(f"{where}not JSON ({error}); write one object a line.") from None
-        if not isinstance(entry, dict) or not all(
-                key in given and isinstance(value, str) for key, value in entry.items()):
-            raise InputError(f"{where}a query is an object with texts under head or tail, "
-                             "relation, and perhaps direction; mend it.")
-        queries.append(_query(entry, where, ""))
+        queries.append(_read_query(entry, where))
     if not queries:
         raise InputError(f"{options.queries} holds no query; write one object a line.")
     return queries
+
+
+def _read_query(entry: Any, where: str) -> Query:
+    """The query of one line of a file."""
+    from dataclasses import replace
+
+    from kgc_seq2seq.newcomers import Newcomer
+
+    texts: dict[str, tuple[type, ...]] = {
+        "head": (str, dict), "tail": (str, dict), "relation": (str,), "direction": (str,),
+        "candidates": (list,)}
+    if not isinstance(entry, dict) or not all(
+            key in texts and isinstance(value, texts[key]) for key, value in entry.items()):
+        raise InputError(f"{where}a query is an object with texts under head or tail, relation, "
+                         "and perhaps direction and a list of candidates; mend it.")
+    candidates = entry.pop("candidates", [])
+    if not all(isinstance(name, str) for name in candidates):
+        raise InputError(f"{where}candidates must be a list of names; mend it.")
+    query = _query(entry, where, "")
+    if isinstance(query.entity, dict):
+        try:
+            query = replace(query, entity=Newcomer.read(query.entity))
+        except InputError as error:
+            raise InputError(f"{where}{error}") from None
+    return replace(query, candidates=tuple(candidates))
 
 
 def _query(given: dict[str, Any], where: str, dashes: str) -> Query:
@@ -435,7 +458,7 @@ def _answers_data(query: Query, found: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def _answers_text(query: Query, found: Sequence[Prediction]) -> str:
-    ends = (query.entity, "?") if query.direction == "tail" else ("?", query.entity)
+    ends = (query.name, "?") if query.direction == "tail" else ("?", query.name)
     width = max(len(answer.name) for answer in found)
     lines = [f"{place:3}  {answer.name:{width}}  {answer.probability:6.1%}"
              + ("  known" if answer.known else "")

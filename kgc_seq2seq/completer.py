@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from caption_cache.again import caption_as
+from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
+from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.hub import fetch_run
-from kgc_seq2seq.runs import open_run
+from kgc_seq2seq.newcomers import Newcomer, with_newcomers
+from kgc_seq2seq.runs import Run, open_run
 from kgc_seq2seq.systems.ensemble import Ensemble
 from kgc_seq2seq.systems.fused import Fused
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.rerank import Rerank
-from kgc_seq2seq.systems.system import System
 
 Direction = Literal["tail", "head"]
 
@@ -28,12 +31,20 @@ Direction = Literal["tail", "head"]
 class Query:
     """A question: one end of a triple and its relation."""
 
-    entity: str
-    """Name or id of the entity that is given: the head of a tail query, and the other way."""
+    entity: str | Newcomer
+    """Name or id of the entity that is given: the head of a tail query, and the other way; or
+    one that the graph lacks."""
     relation: str
     """Name or id of the relation."""
     direction: Direction = "tail"
     """Which end is asked for."""
+    candidates: tuple[str, ...] = ()
+    """Names that may answer too, though the graph lacks them."""
+
+    @property
+    def name(self) -> str:
+        """Name or id of the entity."""
+        return self.entity.name if isinstance(self.entity, Newcomer) else self.entity
 
 
 @dataclass(frozen=True)
@@ -58,9 +69,10 @@ class Prediction:
 class Completer:
     """Answers queries with a run of any kind; every answer is an entity of the graph."""
 
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self.graph = system.graph
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.system = run.system
+        self.graph = run.system.graph
         self._names = QueryNames(self.graph)
 
     @classmethod
@@ -76,7 +88,7 @@ class Completer:
             InputError: It is no run folder, its data set or a part of it has gone or changed, or
                 the hub has no such run.
         """
-        return cls(open_run(fetch_run(run, revision)).system)
+        return cls(open_run(fetch_run(run, revision)))
 
     def complete(self, query: Query, k: int = 10) -> list[Prediction]:
         """The ``k`` most probable answers, best first; see `complete_many`."""
@@ -85,11 +97,20 @@ class Completer:
     def complete_many(self, queries: Sequence[Query], k: int = 10) -> list[list[Prediction]]:
         """The ``k`` most probable answers to each query, exactly, best first.
 
+        A query about a new entity, or with new candidates, is answered as if they stood in the
+        graph; other queries do not see them.
+
         Raises:
             InputError: ``k`` is below 1, or a name is unknown; the nearest known ones are named.
         """
         if k < 1:
             raise InputError(f"k is {k}; ask for 1 answer or more.")
+        if any(map(_is_told, queries)):
+            plain = [query for query in queries if not _is_told(query)]
+            rest = iter(self.complete_many(plain, k))
+            return [self._told(query).complete(Query(query.name, query.relation, query.direction),
+                                               k) if _is_told(query) else next(rest)
+                    for query in queries]
         asked = np.array([self.resolve(query) for query in queries], np.int32).reshape(-1, 2)
         answers = []
         for start in range(0, len(asked), QUERIES_AT_ONCE):
@@ -122,6 +143,44 @@ class Completer:
         raise InputError("This is the run of a scorer, where a generator is needed; give the run "
                          "of a generator or of a fusion.")
 
+    def _told(self, query: Query) -> Completer:
+        """A completer that knows the new entities of a query."""
+        known = {*self.graph.entity_ids, *self.graph.entity_names}
+        newcomers = [Newcomer(name) for name in dict.fromkeys(query.candidates)
+                     if name not in known and name != query.name]
+        if isinstance(query.entity, Newcomer):
+            newcomers.append(query.entity)
+        if not newcomers:
+            return self
+        generator = self.generator
+        relations = _Index("relation", "relations", self.graph.relation_ids,
+                           self.graph.relation_names)
+        graph = with_newcomers(self.graph, newcomers, relations.__getitem__,
+                               self._names.entities.__getitem__)
+        captions = {newcomer.name: caption for newcomer in newcomers
+                    if (caption := self._caption(newcomer))}
+        verbalizer = generator.verbalizer.over(graph, captions)
+        tokens, offsets = verbalizer.names()
+        start = offsets[self.graph.num_entities]
+        trie = generator.search.trie.extended(tokens[start:],
+                                              offsets[self.graph.num_entities :] - start)
+        told = Generator(verbalizer, ExactSearch(generator.search.decoder, trie))
+        system = self.system
+        if isinstance(system, Fused | Rerank | Ensemble):
+            voices = tuple(voice.and_unseen(len(newcomers)) for voice in system.voices)
+            return Completer(replace(self.run, system=replace(
+                system, generator=told, voices=voices)))
+        return Completer(replace(self.run, system=told))
+
+    def _caption(self, newcomer: Newcomer) -> str | None:
+        if newcomer.image is None:
+            return newcomer.caption
+        if not self.run.captions:
+            raise InputError(f"The new entity {newcomer.name!r} has an image, but this run reads "
+                             "no captions; leave the image out.")
+        sources = read_captions(self.run.dataset, self.run.caption_source).sources
+        return caption_as(sources[0], Path(newcomer.image), newcomer.name)
+
     def resolve(self, query: Query) -> tuple[int, int]:
         """The entity and the relation in ``0 … 2R - 1`` that a query means.
 
@@ -153,7 +212,12 @@ class QueryNames:
         relation = self.relations[query.relation]
         if query.direction == "head":
             relation += self.graph.num_relations
-        return self.entities[query.entity], relation
+        return self.entities[query.name], relation
+
+
+def _is_told(query: Query) -> bool:
+    """Whether a query names entities that the graph may lack."""
+    return isinstance(query.entity, Newcomer) or bool(query.candidates)
 
 
 class _Index:

@@ -50,7 +50,7 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
     """
     opened = open_run(run)
     measured = read_measured(run, "test")
-    completer = Completer(opened.system)
+    completer = Completer(opened)
     graph, dataset = completer.graph, opened.dataset
     gallery = Gallery(completer, ranks_of(measured.table).realistic, dataset.resolve(),
                       _pictures(dataset), opened.captions)

@@ -54,6 +54,8 @@ class Run:
     """What its generator reads, by entity id."""
     system: System
     """What answers."""
+    caption_source: str | None = None
+    """Whose captions those are, as `config.RunConfig` names it."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def _open_generator(run: Path) -> Run:
                          "put the data set back, or train again.")
     model.to(_device()).eval()  # type: ignore[arg-type]
     return Run("generator", dataset, captions.entity,
-               Generator(verbalizer, ExactSearch(TreeDecoder(model), trie)))
+               Generator(verbalizer, ExactSearch(TreeDecoder(model), trie)),
+               config.caption_source)
 
 
 def _open_scorer(run: Path) -> Run:

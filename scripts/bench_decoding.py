@@ -1,17 +1,25 @@
 """Decoding: the constraint of one step, whole beams, building the trie, and exact answers, each
 beside what one would use otherwise, in one run.
 
-Names are synthetic (Zipf-distributed words, 2 to 9 tokens with EOS). With --run, answers are also
-measured on a trained run.
+Names are synthetic (Zipf-distributed words, 2 to 9 tokens with EOS) unless --dataset gives real
+ones. With --run, answers are measured on a trained run, among the names of its data set; of a
+large one --queries takes a share.
 """
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import resource
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,15 +29,19 @@ from transformers import LogitsProcessorList, T5Config, T5ForConditionalGenerati
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
 from kgc_seq2seq.completer import Completer
-from kgc_seq2seq.decoding.beam import beam_search, legal_children
-from kgc_seq2seq.decoding.best_first import bracket, top_k
-from kgc_seq2seq.decoding.exact import ExactSearch
+from kgc_seq2seq.decoding.beam import beam_search
+from kgc_seq2seq.decoding.best_first import Bracket, bracket, top_k
+from kgc_seq2seq.decoding.exact import MEMORY, ExactSearch
 from kgc_seq2seq.decoding.logits_processor import TrieLogitsProcessor
 from kgc_seq2seq.decoding.nodes import TrieNodes
 from kgc_seq2seq.decoding.ragged import best_of_each
 from kgc_seq2seq.decoding.tree_decoder import Encoded, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie, Ints, Longs
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, encode_queries
+from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.text.input_config import InputConfig
+from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
+from kgc_seq2seq.text.verbalizer import Verbalizer
 
 VOCABULARY, EOS = 32_128, 1
 BEAM = 10
@@ -38,39 +50,89 @@ BEAM = 10
 def main() -> None:
     parser = bench_parser("decoding", __doc__)
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="a trained run")
+    parser.add_argument("--dataset", type=Path, metavar="FOLDER",
+                        help="constrain to the names of this data set")
+    parser.add_argument("--queries", type=int, default=1000, metavar="N",
+                        help="test queries of the run to answer, at most")
+    parser.add_argument("--names", type=int, nargs="*", metavar="N",
+                        help="sizes of catalogues to build; by default 1 and 5 million")
     options = parser.parse_args()
-    repeats = 3 if options.quick else 9
-    tokens, offsets = zipf_names(15_000, seed=0)
-    trie = EntityTrie.build(tokens, offsets)
-    result: dict[str, Any] = {"threads": torch.get_num_threads()}
+    quick = options.quick
+    repeats = 3 if quick else 9
+    names = real_names(options.dataset) if options.dataset else zipf_names(15_000, seed=0)
+    trie = EntityTrie.build(*names)
+    result: dict[str, Any] = {"threads": torch.get_num_threads(), "names": len(trie.order),
+                              "dataset": options.dataset and options.dataset.name}
     ratios: dict[str, float] = {}
-    result["constraint_step"] = [step(trie, rows, repeats) for rows in (
-        (160, 640) if options.quick else (160, 640, 2560))]
+    result["constraint_step"] = [step(names, trie, rows, repeats) for rows in (
+        (160, 640) if quick else (160, 640, 2560))]
     for entry in result["constraint_step"]:
         rows = entry["rows"]
-        ratios[f"callback to own beam's step, {rows} rows"] = (
-            entry["callback_ms"] / entry["own_beam_ms"])
-        ratios[f"callback to logits processor, {rows} rows"] = (
-            entry["callback_ms"] / entry["logits_processor_ms"])
+        for name in ("own_beam", "logits_processor", "logits_processor_in_place"):
+            ratios[f"callback to {name}, {rows} rows"] = (
+                entry["callback_ms"] / entry[f"{name}_ms"])
         ratios[f"logits processor to writing the mask, {rows} rows"] = (
             entry["logits_processor_ms"] / entry["write_mask_ms"])
-    result["beam"] = whole_beam(trie, quick=options.quick)
+    result["beam"] = whole_beam(trie, quick=quick)
     ratios["unconstrained beam of transformers to our constrained beam, T5-small"] = (
         result["beam"]["transformers_unconstrained_s"] / result["beam"]["ours_s"])
-    result["build"] = [build(count) for count in (
-        (200_000,) if options.quick else (1_000_000, 5_000_000))]
+    sizes = options.names or ([200_000] if quick else [1_000_000, 5_000_000])
+    result["nested_dict"] = alone(build_both, 50_000 if quick else 500_000)
+    for name in ("seconds", "mb"):
+        ratios[f"nested dict to trie, {name}"] = (
+            result["nested_dict"]["dict"][name] / result["nested_dict"]["trie"][name])
+    with TemporaryDirectory() as folder:
+        result["build"] = [alone(build, drawn(Path(folder), count)) for count in sizes]
+        result["large"] = alone(large, drawn(Path(folder), sizes[-1]), quick)
     for entry in result["build"]:
         ratios[f"building to lexsort alone, {entry['names']} names"] = (
             entry["build_s"] / entry["lexsort_s"])
     if options.run:
-        result["answers"] = answers(options.run, quick=options.quick)
+        result["answers"] = answers(options.run, min(options.queries, 40) if quick
+                                    else options.queries)
         everything = result["answers"]["brute_force"]
-        for name in ("exact_rank", "certified_rank", "top_10"):
-            ratios[f"positions, brute force to {name}"] = (
-                everything["positions"] / result["answers"][name]["positions"])
-            ratios[f"time, brute force to {name}"] = (
-                everything["seconds"] / result["answers"][name]["seconds"])
+        for name in ("one_pass_per_candidate", "exact_rank", "certified_rank", "top_10"):
+            for what in ("positions", "seconds"):
+                ratios[f"{what} a query, brute force to {name}"] = (
+                    everything[f"{what}_a_query"]
+                    / result["answers"][name][f"{what}_a_query"])
     finish(result, ratios, ["transformers", "numpy"], options.out)
+
+
+def alone(act: Callable[..., dict[str, Any]], *values: object) -> dict[str, Any]:
+    """Run in a process of its own, so that its peak of memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(act, *values).result()
+
+
+def drawn(folder: Path, count: int) -> Path:
+    """A file with so many synthetic names: to draw them takes more memory than to use them."""
+    path = folder / f"{count}.npz"
+    if not path.exists():
+        tokens, offsets = alone(draw, count)["names"]
+        np.savez(path, tokens=tokens, offsets=offsets)
+    return path
+
+
+def draw(count: int) -> dict[str, Any]:
+    return {"names": zipf_names(count, seed=1)}
+
+
+def read(names: Path) -> tuple[Ints, Longs]:
+    with np.load(names) as found:
+        return found["tokens"], found["offsets"]
+
+
+def peak_mb() -> int:
+    """The most memory this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def real_names(dataset: Path) -> tuple[Ints, Longs]:
+    """The names of a data set, as tokens of a tokenizer trained on its texts."""
+    graph = read_graph(dataset)
+    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig())
+    return Verbalizer(graph, {}, tokenizer, InputConfig(captions=False), seed=0).names()
 
 
 def zipf_names(count: int, seed: int) -> tuple[Ints, Longs]:
@@ -93,25 +155,31 @@ def zipf_names(count: int, seed: int) -> tuple[Ints, Longs]:
     return matrix[matrix > 0], offsets
 
 
-def median_ms(act: Callable[[], object], repeats: int) -> float:
+def timed(act: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
     act()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        act()
-        times.append(time.perf_counter() - start)
-    return round(statistics.median(times) * 1000, 4)
+    return time.perf_counter() - start
 
 
-def nested_dict(trie: EntityTrie) -> dict[int, Any]:
+def median_ms(measure: Callable[[], float], repeats: int) -> float:
+    measure()
+    return round(statistics.median(measure() for _ in range(repeats)) * 1000, 4)
+
+
+def nested_dict(tokens: Ints, offsets: Longs) -> dict[int, Any]:
     """The trie as everybody writes it."""
-    tables: list[dict[int, Any]] = [{} for _ in range(trie.num_nodes)]
-    for node in range(1, trie.num_nodes):
-        tables[trie.parents[node]][int(trie.tokens[node])] = tables[node]
-    return tables[0]
+    root: dict[int, Any] = {}
+    flat, bounds = tokens.tolist(), offsets.tolist()
+    for start, end in pairwise(bounds):
+        below = root
+        for token in flat[start:end]:
+            below = below.setdefault(token, {})
+    return root
 
 
-def step(trie: EntityTrie, rows: int, repeats: int) -> dict[str, Any]:
+def step(names: tuple[Ints, Longs], trie: EntityTrie, rows: int, repeats: int
+         ) -> dict[str, Any]:
     """One constrained step at prefixes of two tokens, beams of ten."""
     random = np.random.default_rng(rows)
     nodes = TrieNodes(trie, torch.device("cpu"))
@@ -123,8 +191,9 @@ def step(trie: EntityTrie, rows: int, repeats: int) -> dict[str, Any]:
     ids = torch.from_numpy(np.stack([np.zeros(rows), trie.tokens[above], trie.tokens[chosen]],
                                     axis=1).astype(np.int64))
     logs = torch.randn(rows, VOCABULARY).log_softmax(-1)
+    little = torch.zeros(rows, int(trie.tokens.max()) + 1)  # a vocabulary that will do
     groups = torch.arange(rows) // BEAM
-    table = nested_dict(trie)
+    table = nested_dict(*names)
 
     def allowed(_: int, prefix: torch.Tensor) -> list[int]:
         below = table
@@ -133,25 +202,31 @@ def step(trie: EntityTrie, rows: int, repeats: int) -> dict[str, Any]:
         return list(below)
 
     callback = PrefixConstrainedLogitsProcessor(allowed, num_beams=BEAM)
-    ours = TrieLogitsProcessor(nodes, pad=0)
+    copying = TrieLogitsProcessor(nodes, pad=0)
+    writing = TrieLogitsProcessor(nodes, pad=0, in_place=True)
 
-    def processor() -> torch.Tensor:
-        # What the step before left: the rows' parents.
-        ours._hashes, order = torch.sort(ours._hash(ids[:, 1:-1]))
-        ours._at = torch.from_numpy(above.astype(np.int64))[order]
-        return ours(ids, logs)
+    def after_two_steps(processor: TrieLogitsProcessor) -> float:
+        for length in (1, 2):
+            processor(ids[:, :length], little.clone())
+        return timed(lambda: processor(ids, logs))
 
     def own() -> torch.Tensor:
-        row, _, score = legal_children(nodes, at, logs)
-        return best_of_each(groups[row], score, BEAM)
+        row, child = nodes.edges(at)
+        return best_of_each(groups[row], logs[row, nodes.tokens[child]], BEAM)
 
-    assert torch.equal(processor().isinf(), callback(ids, logs).isinf())
+    for length in (1, 2):
+        copying(ids[:, :length], little)
+    assert torch.equal(copying(ids, logs).isinf(), callback(ids, logs).isinf())
     return {
         "rows": rows,
-        "callback_ms": median_ms(lambda: callback(ids, logs), max(3, repeats // 3)),
-        "logits_processor_ms": median_ms(processor, repeats),
-        "own_beam_ms": median_ms(own, 10 * repeats),
-        "write_mask_ms": median_ms(lambda: torch.full_like(logs, -torch.inf), repeats),
+        "callback_ms": median_ms(lambda: timed(lambda: callback(ids, logs)),
+                                 max(3, repeats // 3)),
+        "logits_processor_ms": median_ms(lambda: after_two_steps(copying), repeats),
+        "own_beam_ms": median_ms(lambda: timed(own), 10 * repeats),
+        "write_mask_ms": median_ms(
+            lambda: timed(lambda: torch.full_like(logs, -torch.inf)), repeats),
+        # Last, because it leaves only legal scores behind: writing them again is as much work.
+        "logits_processor_in_place_ms": median_ms(lambda: after_two_steps(writing), repeats),
     }
 
 
@@ -187,9 +262,15 @@ def whole_beam(trie: EntityTrie, *, quick: bool) -> dict[str, Any]:
             **{name: round(statistics.median(values), 3) for name, values in times.items()}}
 
 
-def build(count: int) -> dict[str, Any]:
+def build(names: Path) -> dict[str, Any]:
     """Time and memory of building, beside a lexsort of the same tokens."""
-    tokens, offsets = zipf_names(count, seed=1)
+    tokens, offsets = read(names)
+    count = len(offsets) - 1
+    before = peak_mb()
+    start = time.perf_counter()
+    trie = EntityTrie.build(tokens, offsets)
+    seconds = time.perf_counter() - start
+    peak = peak_mb()
     lengths = np.diff(offsets)
     depth = int(lengths.max())
     matrix = np.full((count, depth), -1, np.int32)
@@ -197,87 +278,168 @@ def build(count: int) -> dict[str, Any]:
     start = time.perf_counter()
     np.lexsort(matrix.T[::-1])
     lexsort = time.perf_counter() - start
-    del matrix
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    trie = EntityTrie.build(tokens, offsets)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = sum(getattr(trie, name).nbytes for name in EntityTrie.__dataclass_fields__)
     return {"names": count, "nodes": trie.num_nodes, "build_s": round(seconds, 2),
             "lexsort_s": round(lexsort, 2), "bytes_a_node": round(size / trie.num_nodes, 1),
-            "peak_mb_before": before // 1024, "peak_mb": peak // 1024}
+            "peak_mb": peak, "peak_mb_before": before}
 
 
-def answers(run: Path, *, quick: bool) -> dict[str, Any]:
+def build_both(count: int) -> dict[str, Any]:
+    """The trie and nested dicts of the same names: seconds, and memory that stays."""
+    tokens, offsets = zipf_names(count, seed=2)
+
+    def measured(make: Callable[[], object]) -> dict[str, float]:
+        gc.collect()
+        tracemalloc.start()
+        start = time.perf_counter()
+        kept = make()
+        tracked = time.perf_counter() - start
+        now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        del kept
+        # Tracing slows Python's own objects down most, so time again without.
+        seconds = min(timed(make), tracked)
+        return {"seconds": round(seconds, 2), "mb": round(now / 2**20, 1),
+                "peak_mb": round(peak / 2**20, 1)}
+
+    return {"names": count, "trie": measured(lambda: EntityTrie.build(tokens, offsets)),
+            "dict": measured(lambda: nested_dict(tokens, offsets))}
+
+
+def learn_by_heart(
+    model: T5ForConditionalGeneration, ids: torch.Tensor, trie: EntityTrie,
+    answers: torch.Tensor,
+) -> None:
+    """Make a model as sure of its answers, [queries, n], as a trained one."""
+    search = ExactSearch(TreeDecoder(model), trie)
+    paths = search.paths(answers.flatten())
+    labels = torch.where(paths < 0, -100, search.nodes.tokens[paths])
+    inputs = ids.repeat_interleave(answers.shape[1], dim=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    model.train()
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = model(input_ids=inputs, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+def large(names: Path, quick: bool) -> dict[str, Any]:
+    """Ranks and best answers among many names: time, and that memory stays bounded."""
+    trie = EntityTrie.build(*read(names))
+    count = len(trie.order)
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_heads=4, num_layers=1,
+        pad_token_id=0, eos_token_id=EOS, decoder_start_token_id=0)).eval()  # type: ignore[call-arg]
+    ids = torch.randint(3, VOCABULARY, (8, 32))
+    learn_by_heart(model, ids, trie, torch.randint(0, count, (len(ids), 10)))
+    search = ExactSearch(TreeDecoder(model), trie)
+    encoded = search.decoder.encode(ids, torch.ones_like(ids))
+    inner = int((~trie.is_leaf).sum())
+    result: dict[str, Any] = {"names": count, "queries": len(ids), "inner_nodes": inner,
+                              "peak_mb_before": peak_mb()}
+    # The gold at rank 10, and a random one.
+    golds = {"rank_10": torch.empty(0), "random": torch.from_numpy(
+        np.random.default_rng(0).integers(0, count, len(ids)))}
+    for memory in (MEMORY, MEMORY // 64):
+        search.memory = memory
+        rows: dict[str, Any] = {}
+
+        def measured(act: Callable[[], Any], rows: dict[str, Any], name: str) -> Any:
+            search.positions = 0
+            start = time.perf_counter()
+            found = act()
+            rows[name] = {"seconds": round(time.perf_counter() - start, 2),
+                          "positions": search.positions, "peak_mb": peak_mb()}
+            return found
+
+        best = measured(lambda: top_k(search, encoded, 10), rows, "top_10")
+        golds["rank_10"] = best.entities[:, -1]
+        for name, gold in golds.items():
+            query = torch.arange(len(ids))
+            own = search.gold_scores(encoded, query, gold)
+            found = measured(partial(
+                bracket, search, encoded, query, gold, TOLERANCE * own.abs().clamp(min=1),
+                gold_scores=own, budget=1000 if quick else 20_000), rows, name)
+            rows[name]["exact"] = int((found.open == 0).sum())
+            rows[name]["ranks"] = (found.better + 1).tolist()
+        result[f"memory_{memory // 2**20}_mb"] = rows
+    return result
+
+
+def answers(run: Path, limit: int) -> dict[str, Any]:
     """Ranks and best answers of test queries of a trained run: positions and seconds."""
     completer = Completer.from_pretrained(run)
     search, graph = completer.generator.search, completer.graph
     questions = graph.queries(graph.test)
-    if quick:
-        questions = questions[:: len(questions) // 60]
-    questions = questions[np.lexsort(questions.T[::-1])]
-    parts = [questions[start : start + 64] for start in range(0, len(questions), 64)]
+    random = np.random.default_rng(0)
+    questions = questions[random.permutation(len(questions))[:limit]]
     inner = int((~search.trie.is_leaf).sum())
-    rank_of: list[Any] = []
-    spent: list[Any] = []
+    Part = tuple[Encoded, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
-    def run_over(act: Callable[[Encoded, Ints], None]) -> dict[str, Any]:
-        search.positions = 0
-        start = time.perf_counter()
-        for part in parts:
-            act(encode_queries(search, completer.generator.verbalizer, part[:, :2]), part)
-        return {"seconds": round(time.perf_counter() - start, 2), "positions": search.positions,
-                "share_of_inner_nodes": round(
-                    search.positions / (inner * len(questions)), 4)}
+    def run_over(act: Callable[[Part], object], count: int, at_once: int = 64) -> dict[str, Any]:
+        """Do it for the first ``count`` questions, sorted as an evaluation sorts them."""
+        chosen = questions[:count]
+        chosen = chosen[np.lexsort(chosen.T[::-1])]
+        search.positions, start = 0, time.perf_counter()
+        for first in range(0, len(chosen), at_once):
+            part = chosen[first : first + at_once]
+            encoded = encode_queries(search, completer.generator.verbalizer, part[:, :2])
+            query, gold = torch.arange(len(part)), torch.from_numpy(part[:, 2].astype(np.int64))
+            own = search.gold_scores(encoded, query, gold)
+            act((encoded, query, gold, own, TOLERANCE * own.abs().clamp(min=1)))
+        seconds = time.perf_counter() - start
+        return {"queries": len(chosen), "seconds": round(seconds, 2),
+                "seconds_a_query": round(seconds / len(chosen), 5),
+                "positions_a_query": round(search.positions / len(chosen), 1),
+                "share_of_inner_nodes": round(search.positions / len(chosen) / inner, 5)}
 
-    def gold(encoded: Encoded, part: Ints) -> tuple[torch.Tensor, ...]:
-        query = torch.arange(len(part))
-        entity = torch.from_numpy(part[:, 2].astype(np.int64))
-        own = search.gold_scores(encoded, query, entity)
-        return query, entity, own, TOLERANCE * own.abs().clamp(min=1)
+    def exact(part: Part) -> object:
+        encoded, _, _, own, margin = part
+        return search.sweep(encoded, own - margin)
 
-    def brute(encoded: Encoded, part: Ints) -> None:
-        search.all_scores(encoded)
+    def certified(part: Part, tolerance: float = 0.002) -> Bracket:
+        encoded, query, gold, own, margin = part
+        return bracket(search, encoded, query, gold, margin, gold_scores=own,
+                       tolerance=tolerance)
 
-    def exact(encoded: Encoded, part: Ints) -> None:
-        _, _, own, margin = gold(encoded, part)
-        search.sweep(encoded, own - margin)
-
-    def certified(encoded: Encoded, part: Ints) -> None:
-        query, entity, own, margin = gold(encoded, part)
-        bracket(search, encoded, query, entity, margin, gold_scores=own, tolerance=0.002)
-
-    def best(encoded: Encoded, part: Ints) -> None:
-        top_k(search, encoded, 10)
-
-    def one_by_one(encoded: Encoded, part: Ints) -> None:
+    def one_by_one(part: Part) -> None:
         everyone = torch.arange(graph.num_entities)
-        for row in range(len(part)):
-            search.gold_scores(encoded, torch.full_like(everyone, row), everyone)
+        for chunk in everyone.split(search.rows_at_once):
+            search.gold_scores(part[0], torch.zeros_like(chunk), chunk)
 
-    found = {"queries": len(questions), "inner_nodes": inner,
-             "brute_force": run_over(brute), "exact_rank": run_over(exact),
-             "certified_rank": run_over(certified), "top_10": run_over(best),
-             "one_pass_per_candidate": run_over(one_by_one) if quick else None}
-    # The curve: what an exact rank costs by the gold's rank.
-    for part in parts:
-        encoded = encode_queries(search, completer.generator.verbalizer, part[:, :2])
-        query, _, own, margin = gold(encoded, part)
-        scores = search.all_scores(encoded)
-        rank_of.extend((scores > own.numpy()[:, None] + margin.numpy()[:, None]).sum(1) + 1)
-        for row in query.tolist():
-            one = encode_queries(search, completer.generator.verbalizer, part[row : row + 1, :2])
+    # The two that cost most are measured on fewer queries, all alike.
+    few = max(1, min(limit, 2_000_000 // inner))
+    found: dict[str, Any] = {
+        "queries": len(questions), "entities": graph.num_entities, "inner_nodes": inner,
+        "brute_force": run_over(lambda part: search.all_scores(part[0]), few),
+        "one_pass_per_candidate": run_over(one_by_one, max(1, few // 8), at_once=1),
+        "exact_rank": run_over(exact, limit), "certified_rank": run_over(certified, limit),
+        "top_10": run_over(lambda part: top_k(search, part[0], 10), limit)}
+
+    # The curve: what a rank costs alone, by what it is.
+    ranks: list[int] = []
+    costs: dict[str, list[float]] = {"exact": [], "certified": []}
+
+    def costed(part: Part) -> None:
+        for name, tolerance in (("exact", 0.0), ("certified", 0.002)):
             search.positions = 0
-            search.sweep(one, own[row : row + 1] - margin[row : row + 1])
-            spent.append(search.positions / inner)
-    ranks, shares = np.array(rank_of), np.array(spent)
-    found["exact_rank_by_rank"] = {
-        f"{low} to {high}": {"queries": int(chosen.sum()),
-                             "median_share_of_inner_nodes": round(float(np.median(
-                                 shares[chosen])), 4)}
-        for low, high in ((1, 1), (2, 10), (11, 100), (101, graph.num_entities))
-        if (chosen := (ranks >= low) & (ranks <= high)).any()}
+            rank = certified(part, tolerance)
+            costs[name].append(search.positions / inner)
+            if not tolerance:
+                ranks.append(int(rank.better) + 1)
+
+    run_over(costed, min(limit, 200), at_once=1)
+    rank = np.array(ranks)
+    found["by_rank"] = {
+        f"{low} to {high}": {
+            "queries": int(chosen.sum()),
+            **{f"median_share_of_inner_nodes_{name}": round(float(np.median(
+                np.array(shares)[chosen])), 5) for name, shares in costs.items()}}
+        for low, high in ((1, 1), (2, 10), (11, 100), (101, 1000), (1001, graph.num_entities))
+        if (chosen := (rank >= low) & (rank <= high)).any()}
     return found
 
 

@@ -63,10 +63,10 @@ def test_predict_explains_by_leaving_parts_out(
     # Score the input without its first part by hand: brute force over the catalogue.
     tokens = [token for place, part in enumerate(shown["parts"]) if place != 1
               for token in part["tokens"]]
-    ids = torch.tensor([[*tokens, completer.verbalizer.eos]])
-    encoded = completer.search.decoder.encode(ids, torch.ones_like(ids))
+    ids = torch.tensor([[*tokens, completer.generator.verbalizer.eos]])
+    encoded = completer.generator.search.decoder.encode(ids, torch.ones_like(ids))
     first = answer["answers"][0]
-    score = completer.search.all_scores(encoded)[0, completer.resolve_entity(first["id"])]
+    score = completer.generator.search.all_scores(encoded)[0, completer.resolve_entity(first["id"])]
     assert answer["context"][0]["change"] == pytest.approx(
         score - first["log_probability"], abs=1e-3)
     lines = answered(capsys, "predict", trained, *asked).split("\n")
@@ -82,7 +82,7 @@ def test_show_input_prints_what_is_read_and_what_it_costs(
     shown = json.loads(answered(capsys, "show-input", trained, *asked, "--json"))
     completer = Completer.from_pretrained(trained)
     entity, relation = completer.resolve(Query("France", "currency"))
-    row = completer.verbalizer.inputs(np.array([[entity, relation, -1]], np.int32), 0)[0]
+    row = completer.generator.verbalizer.inputs(np.array([[entity, relation, -1]], np.int32), 0)[0]
     assert [token for part in shown["parts"] for token in part["tokens"]] == row[:-1].tolist()
     assert shown["total"] == len(row) == 1 + sum(
         counts["read"] for counts in shown["tokens"].values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.decoding import best_first
 from kgc_seq2seq.decoding.beam import beam_search
 from kgc_seq2seq.decoding.best_first import bracket, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
@@ -89,6 +91,24 @@ def test_trie_equals_a_trie_of_dicts(names: Names) -> None:
             other for other in under if len(other) == len(path) + 1 and other[:-1] == path}
         assert bool(trie.is_leaf[node]) == (path[-1:] == (EOS,))
         assert trie.levels[len(path)] <= node < trie.levels[len(path) + 1]
+
+
+@given(names_strategy, st.integers(0, 10**6))
+def test_an_extended_trie_is_that_of_all_names(names: Names, seed: int) -> None:
+    cut = seed % len(names)
+    if not cut:
+        return
+    more = names[cut:]
+    tokens = np.array([token for name in more for token in name], np.int32)
+    offsets = np.cumsum([0, *map(len, more)]).astype(np.int64)
+    found, expected = build(names[:cut]).extended(tokens, offsets), build(names)
+    for field in EntityTrie.__dataclass_fields__:
+        one, other = getattr(found, field), getattr(expected, field)
+        np.testing.assert_array_equal(one, other, err_msg=field)
+        assert one.dtype == other.dtype, field
+    twin = np.array(names[seed % cut], np.int32)
+    with pytest.raises(ValueError, match=f"tokens of name {seed % cut}"):
+        build(names[:cut]).extended(twin, np.array([0, len(twin)]))
 
 
 def test_trie_survives_the_disk(tmp_path: Path) -> None:
@@ -174,9 +194,11 @@ class Case:
     scores: np.ndarray
 
 
-def case(names: Names, seed: int, count: int, restriction: str, weight: float) -> Case:
+def case(names: Names, seed: int, count: int, restriction: str, weight: float, memory: int
+         ) -> Case:
     random = np.random.default_rng(seed)
     search = ExactSearch(TreeDecoder(small_t5(seed, layers=1 + seed % 2)), build(names))
+    search.memory = memory
     encoded = search.decoder.encode(*queries(seed, count))
     scores = search.all_scores(encoded)
     listed = random.random((count, len(names))) < 0.4
@@ -194,7 +216,8 @@ def case(names: Names, seed: int, count: int, restriction: str, weight: float) -
 
 
 cases = st.builds(case, names_strategy, st.integers(0, 10**6), st.integers(1, 4),
-                  st.sampled_from(["all", "without", "only"]), st.sampled_from([0.0, 0.5, 3.0]))
+                  st.sampled_from(["all", "without", "only"]), st.sampled_from([0.0, 0.5, 3.0]),
+                  st.sampled_from([0, 10_000, 2**30]))
 
 
 @settings(deadline=None, max_examples=300)
@@ -206,8 +229,9 @@ def test_top_k_is_that_of_brute_force(
         with pytest.raises(InputError, match=f"{k} answers are asked for where only"):
             top_k(case.search, case.encoded, k, allowed=case.allowed, prior=case.prior)
         return
+    case.search.rows_at_once = rows
     found = top_k(case.search, case.encoded, k, allowed=case.allowed, prior=case.prior,
-                  open_mass=open_mass, step_rows=rows)
+                  open_mass=open_mass)
     expected = np.where(case.may, case.scores, -np.inf)
     np.testing.assert_allclose(found.scores, -np.sort(-expected, axis=1)[:, :k], atol=1e-4)
     np.testing.assert_allclose(found.scores, np.take_along_axis(
@@ -260,7 +284,7 @@ def test_the_best_answers_and_brackets_save_work() -> None:
     encoded = search.decoder.encode(*queries(1, 2))
     scores = search.all_scores(encoded)
     everything, search.positions = search.positions, 0
-    top_k(search, encoded, 3, step_rows=4)
+    top_k(search, encoded, 3)
     assert search.positions < everything / 3
     search.positions = 0
     both = torch.arange(2)
@@ -269,6 +293,48 @@ def test_the_best_answers_and_brackets_save_work() -> None:
     assert bracket(search, encoded, both, gold, torch.full((2,), 1e-5), gold_scores=own,
                    ).open.tolist() == [0, 0]
     assert search.positions < everything / 3
+
+
+def test_memory_is_bounded_and_answers_stay_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [(*path, EOS) for path in product(range(2, 12), repeat=3)]
+    search = ExactSearch(TreeDecoder(small_t5()), build(names))
+    encoded = search.decoder.encode(*queries(1, 2))
+    scores = search.all_scores(encoded)
+    gold = torch.from_numpy(np.argsort(scores, axis=1)[:, 0])  # the last: all is searched
+    own = torch.from_numpy(scores.min(axis=1))
+    search.rows_at_once = 16
+    held = []
+    expand = best_first._Frontier.expand
+
+    def watched(frontier: best_first._Frontier) -> tuple[torch.Tensor, ...]:
+        held.append(frontier.num_bytes)
+        return expand(frontier)
+
+    monkeypatch.setattr(best_first._Frontier, "expand", watched)
+
+    def most(memory: int) -> int:
+        held.clear()
+        search.memory = memory
+        found = bracket(search, encoded, torch.arange(2), gold, torch.full((2,), 1e-6),
+                        gold_scores=own)
+        assert found.open.tolist() == [0, 0]
+        assert found.better.tolist() == (scores > own.numpy()[:, None] + 1e-6).sum(1).tolist()
+        return max(held)
+
+    assert 4 * most(5_000) < most(2**30)
+
+
+def test_a_budget_ends_the_search_of_each_gold() -> None:
+    names = [(a, b, c, EOS) for a in range(2, 10) for b in range(2, 10) for c in range(2, 8)]
+    search = ExactSearch(TreeDecoder(small_t5()), build(names))
+    encoded = search.decoder.encode(*queries(1, 3))
+    gold = torch.from_numpy(search.all_scores(encoded).argmin(axis=1))
+    own = torch.from_numpy(search.all_scores(encoded).min(axis=1))
+    search.positions = 0
+    found = bracket(search, encoded, torch.arange(3), gold, torch.full((3,), 1e-6),
+                    gold_scores=own, budget=20)
+    assert 3 * 20 <= search.positions < 3 * 50
+    assert (found.open > 0).all()
 
 
 def test_bad_questions_are_refused() -> None:
@@ -318,14 +384,14 @@ def in_trie(row: list[int], names: Names, prompt: int) -> tuple[int, ...] | None
 
 
 @settings(deadline=None, max_examples=60)
-@given(names_strategy, st.integers(0, 10**6), st.integers(1, 5))
+@given(names_strategy, st.integers(0, 10**6), st.integers(1, 5), st.booleans())
 def test_generate_writes_names_only_and_beams_find_what_ours_finds(
-    names: Names, seed: int, width: int
+    names: Names, seed: int, width: int, in_place: bool
 ) -> None:
     search = ExactSearch(TreeDecoder(small_t5(seed, layers=1)), build(names))
     ids, mask = queries(seed, 2)
     depth = max(map(len, names))
-    processor = TrieLogitsProcessor(search.nodes, pad=0)
+    processor = TrieLogitsProcessor(search.nodes, pad=0, in_place=in_place)
 
     def generate(**how: object) -> object:
         with torch.inference_mode():

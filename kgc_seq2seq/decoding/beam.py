@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.nodes import Allowed, Prior, TrieNodes
+from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.ragged import best_of_each, merge_best
 from kgc_seq2seq.decoding.tree_decoder import Encoded
 
@@ -36,9 +36,8 @@ def beam_search(
     nodes, scores = torch.zeros_like(queries), torch.zeros(count, device=queries.device)
     past = search.decoder.start(count)
     while len(nodes):
-        logs, past = search.step(encoded, queries, nodes, past)
-        row, child, score = legal_children(search.nodes, nodes, logs)
-        score, query = scores[row] + score, queries[row]
+        row, child, log_p, past = search.step(encoded, queries, nodes, past)
+        score, query = scores[row] + log_p, queries[row]
         bound = score if prior is None else score + prior.under[child, query]
         keep = bound > best[query, -1]
         if allowed is not None:
@@ -50,18 +49,3 @@ def beam_search(
         kept = inner[best_of_each(query[inner], bound[inner], width)]
         queries, nodes, scores, past = query[kept], child[kept], score[kept], past[row[kept]]
     return entities, best
-
-
-def legal_children(nodes: TrieNodes, at: Tensor, logs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What may follow each row, without a row-by-vocabulary mask.
-
-    Args:
-        nodes: The trie.
-        at: The node of each row, int64 [rows].
-        logs: Log-probabilities of the next token, float32 [rows, V].
-
-    Returns:
-        For every legal child: its row, its node, and the log-probability of its token.
-    """
-    row, child = nodes.edges(at)
-    return row, child, logs[row, nodes.tokens[child]]

@@ -15,6 +15,10 @@ from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 
 _SLACK = 1e-3
 """Relative; what float32 may lose in a sum of probabilities."""
+_FIRST_ROWS = 16
+"""So many nodes of each search are expanded in its first steps."""
+_OPEN_BYTES = 256
+"""What an open node takes, with what is computed for it in every round."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Bracket:
 
 def top_k(
     search: ExactSearch, encoded: Encoded, k: int, *, allowed: Allowed | None = None,
-    prior: Prior | None = None, open_mass: float | None = None, step_rows: int | None = None,
+    prior: Prior | None = None, open_mass: float | None = None,
 ) -> TopK:
     """The ``k`` best entities of each query, exactly.
 
@@ -59,7 +63,6 @@ def top_k(
         prior: What is added to the scores.
         open_mass: Search on until the unexplored prefixes hold at most this share of the
             catalogue's mass (`TopK.found_mass`); None: stop when the answers are certain.
-        step_rows: Decoder positions in one step; None: as many as memory allows.
 
     Raises:
         InputError: A query has fewer than ``k`` allowed entities, or k is below 1.
@@ -73,18 +76,18 @@ def top_k(
     scores = torch.full((count, k), -torch.inf, device=device)
     mass = torch.zeros(count, dtype=torch.float64, device=device)
     while True:
-        # An equal bound may hide an equal score, but not a better one.
+        # An equal bound may hide an equal score, but not a better one. What is not wanted now
+        # never will be.
         wanted = (frontier.bound > scores[frontier.item, -1]) | (entities[frontier.item, -1] < 0)
         if open_mass is not None:
             left = frontier.mass()
             wanted |= (left > open_mass * (mass + left))[frontier.item]
-        if not wanted.any():
-            break
-        item, entity, score = frontier.expand(
-            wanted, step_rows or max(count, min(search.rows_at_once, 16 * count)))
+        frontier.keep(wanted)
+        if not len(frontier):
+            return TopK(entities, scores, mass, frontier.mass())
+        item, entity, score = frontier.expand()
         mass.scatter_add_(0, item, score.double().exp())
         entities, scores = merge_best(entities, scores, item, entity, score)
-    return TopK(entities, scores, mass, frontier.mass())
 
 
 def bracket(
@@ -117,30 +120,29 @@ def bracket(
     frontier = _Frontier(search, encoded, queries, allowed, prior)
     position = search.nodes.position[gold]
     low = gold_scores - margin
-    better, tied, spent = torch.zeros(3, len(gold), dtype=torch.long, device=gold.device)
+    better, tied, settled = torch.zeros(3, len(gold), dtype=torch.long, device=gold.device)
     while True:
-        frontier.drop(frontier.bound < low[frontier.item])
         item, node = frontier.item, frontier.node
-        count = frontier.count(node)
         # The gold itself lies under the nodes on its path.
         mine = (search.nodes.first[node] <= position[item]) & (
             position[item] < search.nodes.last[node])
         rivals = (frontier.bound - low[item]).double().exp() * (1 + _SLACK)
         rivals = torch.where(mine, rivals - (-margin[item].double()).exp() + _SLACK, rivals)
         # A count takes the gold in only where it is allowed, so it may be one too high: safe.
-        possible = torch.minimum(count.double(), rivals.floor()).long().clamp(min=0)
-        left = torch.zeros_like(better).scatter_add_(0, item, possible)
+        possible = torch.minimum(frontier.count(node).double(), rivals.floor()).long()
+        possible.clamp_(min=0)[frontier.bound < low[item]] = 0
+        left = settled.scatter_add(0, item, possible)
         certain = better.double() + tied.double() / 2 + 1
         width = 1 / certain - 1 / (certain + left)
         unsure = (width > tolerance) & (left > 0)
         if budget is not None:
-            unsure &= spent < budget
-        wanted = unsure[item] & (possible > 0)
-        if not wanted.any():
+            unsure &= frontier.expanded < budget
+        # A rank that is good enough stays as it is.
+        settled = torch.where(unsure, settled, left)
+        frontier.keep(unsure[item] & (possible > 0))
+        if not len(frontier):
             return Bracket(better, tied, left)
-        before = frontier.expanded
-        found, entity, score = frontier.expand(wanted, search.rows_at_once)
-        spent += frontier.expanded - before
+        found, entity, score = frontier.expand()
         gap = score - gold_scores[found]
         rival = entity != gold[found]
         better.scatter_add_(0, found, (rival & (gap > margin[found])).long())
@@ -148,7 +150,11 @@ def bracket(
 
 
 class _Frontier:
-    """Open nodes of many searches, and the decoder's past of what was expanded."""
+    """Open nodes of many searches, and the decoder's past of what was expanded.
+
+    While they fit into ``search.memory`` the most promising are expanded first; beyond it the
+    deepest of the first search, as a depth-first sweep would, which frees more than it takes.
+    """
 
     def __init__(
         self, search: ExactSearch, encoded: Encoded, queries: Tensor, allowed: Allowed | None,
@@ -161,13 +167,23 @@ class _Frontier:
         """The search each open node belongs to, int64 [O]."""
         self.node = torch.zeros_like(self.item)
         """The node, int64 [O]."""
-        self._slot = self.item - self.item - 1
+        self._slot = torch.full_like(self.item, -1)
         self._log_p = torch.zeros(len(queries), device=device)
         self.bound = self._log_p if prior is None else prior.under[0, queries]
         """No entity under the node scores more, float32 [O]."""
         self.expanded = torch.zeros_like(self.item)
         """Decoder positions spent on each search, int64 [G]."""
+        self._spent = 0
+        self._dropped = torch.zeros(len(queries), dtype=torch.float64, device=device)
         self._pool = _Pool(search.decoder, len(search.trie.levels) - 2)
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @property
+    def num_bytes(self) -> int:
+        """About what all this takes."""
+        return self._pool.num_bytes + _OPEN_BYTES * len(self)
 
     def count(self, nodes: Tensor) -> Tensor:
         """Entities that may answer under each open node, int64 [O]."""
@@ -177,119 +193,160 @@ class _Frontier:
         return self._allowed.count(self._queries[self.item], first, last)
 
     def mass(self) -> Tensor:
-        """What lies under the open nodes of each search has at most this mass, float64 [G].
+        """What lies under all that was not explored has at most this mass, float64 [G].
 
         A prefix is at least as probable as all names that begin so together, and no prior under
         it is larger than the one in its bound.
         """
-        return torch.zeros(len(self._queries), dtype=torch.float64, device=self.item.device
-                           ).scatter_add_(0, self.item, self.bound.double().exp())
+        return self._dropped.scatter_add(0, self.item, self.bound.double().exp())
 
-    def drop(self, chosen: Tensor) -> None:
-        """Forget open nodes, bool [O]."""
-        keep = (~chosen).nonzero().flatten()
-        self.item, self.node, self._slot = self.item[keep], self.node[keep], self._slot[keep]
-        self._log_p, self.bound = self._log_p[keep], self.bound[keep]
+    def keep(self, chosen: Tensor) -> None:
+        """Leave all other open nodes unexplored, bool [O]."""
+        rest = ~chosen
+        self._dropped.scatter_add_(0, self.item[rest], self.bound[rest].double().exp())
+        self._select(chosen)
+
+    def _select(self, chosen: Tensor) -> None:
+        index = chosen.nonzero().flatten()
+        self.item, self.node, self._slot = self.item[index], self.node[index], self._slot[index]
+        self._log_p, self.bound = self._log_p[index], self.bound[index]
 
     @torch.inference_mode()
-    def expand(self, wanted: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Expand the most promising nodes of each search among the wanted ones, bool [O].
+    def expand(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Expand some nodes: few at first, then more and more at once.
 
         Returns:
             The entities met: search, entity and score of each.
         """
-        search, nodes = self._search, self._search.nodes
-        chosen = self._best(wanted.nonzero().flatten(), rows)
-        item, node, slot, log_p = (column[chosen] for column in (
-            self.item, self.node, self._slot, self._log_p))
-        past, depths = self._pool.past(slot)
-        logs, past = search.step(self._encoded, self._queries[item], node, past, depths)
-        slots = self._pool.add(past, slot)
-        self.expanded.scatter_add_(0, item, torch.ones_like(item))
-
-        row, child = nodes.edges(node)
-        log_p, of = log_p[row] + logs[row, nodes.tokens[child]], item[row]
-        bound = log_p if self._prior is None else log_p + self._prior.under[
-            child, self._queries[of]]
-        leaf = nodes.is_leaf[child]
-        keep = torch.ones_like(leaf)
-        if self._allowed is not None:
-            keep = self._allowed.count(self._queries[of], nodes.first[child],
-                                       nodes.last[child]) > 0
-        gone = torch.zeros(len(self.item), dtype=torch.bool, device=of.device)
-        gone[chosen] = True
-        self.drop(gone)
-        inner = (keep & ~leaf).nonzero().flatten()
-        self.item = torch.cat([self.item, of[inner]])
+        # A long search cannot waste more than a share of what it has spent, and to look through
+        # the open nodes, of which there may be millions, takes little beside expanding them.
+        rows = max(_FIRST_ROWS * len(self._queries), self._spent // 8)
+        if self.num_bytes > self._search.memory:
+            rows = min(rows, self._search.rows_at_once)
+            chosen = best_of_each(self.item, self._pool.depths(self._slot).float(), rows)[:rows]
+        else:
+            active = len(torch.unique(self.item))
+            chosen = best_of_each(self.item, self.bound, max(1, rows // active))[:rows]
+        self._spent += len(chosen)
+        closed = torch.ones(len(self.item), dtype=torch.bool, device=self.item.device)
+        closed[chosen] = False
+        if not self._pool.has_room(len(chosen)):
+            self._slot = self._pool.collect(self._slot, len(chosen))
+        parts = [self._step(*(column[part] for column in (
+            self.item, self.node, self._slot, self._log_p)))
+            for part in torch.split(chosen, self._search.rows_at_once)]
+        self._select(closed)
+        item, child, slot, log_p, bound = map(torch.cat, zip(*parts, strict=True))
+        leaf = self._search.nodes.is_leaf[child]
+        inner, ends = (~leaf).nonzero().flatten(), leaf.nonzero().flatten()
+        self.item = torch.cat([self.item, item[inner]])
         self.node = torch.cat([self.node, child[inner]])
-        self._slot = torch.cat([self._slot, slots[row[inner]]])
+        self._slot = torch.cat([self._slot, slot[inner]])
         self._log_p = torch.cat([self._log_p, log_p[inner]])
         self.bound = torch.cat([self.bound, bound[inner]])
-        ends = (keep & leaf).nonzero().flatten()
-        return of[ends], nodes.entity[child[ends]], bound[ends]
+        entity = self._search.nodes.entity[child[ends]]
+        return item[ends], entity, bound[ends]
 
-    def _best(self, candidates: Tensor, rows: int) -> Tensor:
-        """The best candidates of each search, about ``rows`` in all, ordered by search."""
-        active = len(torch.unique(self.item[candidates]))
-        best = best_of_each(self.item[candidates], self.bound[candidates],
-                            max(1, rows // active))
-        return candidates[best[:rows]]
+    def _step(
+        self, item: Tensor, node: Tensor, slot: Tensor, log_p: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The children of nodes, as new columns: search, node, slot, log-probability, bound."""
+        nodes = self._search.nodes
+        past, depths = self._pool.past(slot)
+        row, child, more, past = self._search.step(self._encoded, self._queries[item], node, past,
+                                                   depths)
+        slots = self._pool.add(past, slot)
+        self.expanded.scatter_add_(0, item, torch.ones_like(item))
+        if self._allowed is not None:
+            some = self._allowed.count(self._queries[item[row]], nodes.first[child],
+                                       nodes.last[child]).nonzero().flatten()
+            row, child, more = row[some], child[some], more[some]
+        log_p, item = log_p[row] + more, item[row]
+        bound = log_p if self._prior is None else log_p + self._prior.under[
+            child, self._queries[item]]
+        return item, child, slots[row], log_p, bound
 
 
 class _Pool:
-    """Self-attention keys and values of every expanded node, each stored once."""
+    """Self-attention keys and values of expanded nodes, each stored once."""
 
     def __init__(self, decoder: TreeDecoder, depth: int) -> None:
-        self._empty = decoder.start(0)
+        empty = decoder.start(0)
         self._size = 0
+        self._slot_bytes = decoder.position_bytes + 8 * (depth + 1)
         device = decoder.device
-        shape = (0, *self._empty.keys[0].shape[1::2])
-        self._keys = [keys.new_empty(shape) for keys in self._empty.keys]
-        self._values = [values.new_empty(shape) for values in self._empty.values]
+        shape = (0, *empty.keys[0].shape[1::2])
+        self._keys = [keys.new_empty(shape) for keys in empty.keys]
+        self._values = [values.new_empty(shape) for values in empty.values]
         # The slots of a node and its ancestors, the newest last.
         self._paths = torch.zeros((0, depth), dtype=torch.long, device=device)
         self._depths = torch.zeros(0, dtype=torch.long, device=device)
 
+    @property
+    def num_bytes(self) -> int:
+        """What the stored positions take."""
+        return self._size * self._slot_bytes
+
+    def depths(self, slots: Tensor) -> Tensor:
+        """How many positions stand before a child of each slot (-1: none)."""
+        if not self._size:
+            return torch.zeros_like(slots)
+        return torch.where(slots < 0, 0, self._depths[slots])
+
     def past(self, slots: Tensor) -> tuple[Past, Tensor]:
         """The past of rows whose parents are in ``slots`` (-1: none), and its depth in each."""
-        if not self._size:
-            keys = [keys.new_empty((len(slots), keys.shape[1], 0, keys.shape[2]))
-                    for keys in self._keys]
-            return Past(keys, keys), torch.zeros_like(slots)
-        depths = torch.where(slots < 0, 0, self._depths[slots])
+        depths = self.depths(slots)
         longest = int(depths.max())
-        paths = self._paths[slots][:, self._paths.shape[1] - longest:]
+        # No parent, no ancestors: what stands there then is not looked at.
+        paths = self._paths[slots, -longest:] if longest else slots.new_zeros(len(slots), 0)
         return Past([keys[paths].transpose(1, 2) for keys in self._keys],
                     [values[paths].transpose(1, 2) for values in self._values]), depths
 
     def add(self, past: Past, parents: Tensor) -> Tensor:
-        """Store the newest position of rows; gives their slots."""
+        """Store the newest position of rows, for which there is room; gives their slots."""
         count, end = len(parents), self._size + len(parents)
-        if end > len(self._paths):
-            self._grow(end)
         slots = torch.arange(self._size, end, device=parents.device)
         for store, new in ((self._keys, past.keys), (self._values, past.values)):
             for layer, tensor in enumerate(new):
                 store[layer][self._size : end] = tensor[:, :, -1]
+        depths = self.depths(parents)
         above = self._paths[parents] if self._size else self._paths.new_zeros(
             count, self._paths.shape[1])
         self._paths[self._size : end] = torch.cat([above[:, 1:], slots[:, None]], dim=1)
-        over = self._depths[parents] if self._size else 0
-        self._depths[self._size : end] = torch.where(parents < 0, 0, over) + 1
+        self._depths[self._size : end] = depths + 1
         self._size = end
         return slots
 
-    def _grow(self, need: int) -> None:
-        size = max(need, 2 * len(self._paths))
+    def has_room(self, rows: int) -> bool:
+        """Whether so many more positions can be stored."""
+        return self._size + rows <= len(self._paths)
 
-        def grown(tensor: Tensor) -> Tensor:
-            more = tensor.new_zeros((size, *tensor.shape[1:]))
-            more[: self._size] = tensor[: self._size]
-            return more
+    def collect(self, slots: Tensor, rows: int) -> Tensor:
+        """Forget what is no ancestor's of ``slots``, and make room for ``rows`` more.
 
-        self._keys, self._values = ([grown(tensor) for tensor in tensors]
+        Returns:
+            The new number of each slot.
+        """
+        live = torch.zeros(self._size + 1, dtype=torch.bool, device=slots.device)
+        live[slots] = True  # the last place is for "none"
+        for column in self._paths[live[:-1].nonzero().flatten()].T:
+            live[column] = True
+        kept = live[:-1].nonzero().flatten()
+        number = live.cumsum(0) - 1
+        number[-1] = -1
+        # As much again as is kept, so that not every step has to do this.
+        size = len(kept) + max(rows, len(kept))
+
+        def moved(tensor: Tensor) -> Tensor:
+            new = tensor.new_zeros((size, *tensor.shape[1:]))
+            new[: len(kept)] = tensor[kept]
+            return new
+
+        self._keys, self._values = ([moved(tensor) for tensor in tensors]
                                     for tensors in (self._keys, self._values))
-        self._paths, self._depths = grown(self._paths), grown(self._depths)
+        self._paths, self._depths = moved(number[self._paths].clamp(min=0)), moved(self._depths)
+        self._size = len(kept)
+        return number[slots]
 
 
 def _check_k(search: ExactSearch, k: int, queries: Tensor, allowed: Allowed | None) -> None:

@@ -16,8 +16,12 @@ from kgc_seq2seq.decoding.trie import EntityTrie
 Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]
 
-LOGITS_AT_ONCE = 2**26
-"""So many log-probabilities are in memory at once: 256 MB, whatever the size of the catalogue."""
+ROWS_AT_ONCE = 8192
+"""Decoder positions in one step, at most; more make it no faster on a CPU."""
+STEP_BYTES = 2**29
+"""About what the keys and values that one step reads may take."""
+MEMORY = 2**30
+"""See `ExactSearch.memory`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,11 @@ class ExactSearch:
         # What the decoder reads at a node: its token, and at the root what starts every name.
         self.read = self.nodes.tokens.clone()
         self.read[0] = decoder.model.config.decoder_start_token_id
-        self.rows_at_once = max(64, LOGITS_AT_ONCE // decoder.model.config.vocab_size)
+        depth = min(len(trie.levels), 16)  # few names are longer
+        self.rows_at_once = min(ROWS_AT_ONCE, max(
+            64, STEP_BYTES // (depth * decoder.position_bytes)))
+        self.memory = MEMORY
+        """About so many bytes of open nodes and their pasts `best_first` keeps."""
         self.positions = 0
         """Decoder positions evaluated so far: what a search costs."""
 
@@ -75,9 +83,8 @@ class ExactSearch:
         # Depth first over chunks of a level: the stack stays a few chunks deep.
         while work:
             queries, nodes, scores, past = work.pop()
-            logs, past = self.step(encoded, queries, nodes, past)
-            row, node = self.nodes.edges(nodes)
-            score, query = scores[row] + logs[row, self.nodes.tokens[node]], queries[row]
+            row, node, log_p, past = self.step(encoded, queries, nodes, past)
+            score, query = scores[row] + log_p, queries[row]
             bound = score if prior is None else score + prior.under[node, query]
             keep = bound >= thresholds[query]
             if allowed is not None:
@@ -94,18 +101,42 @@ class ExactSearch:
     def step(
         self, encoded: Encoded, queries: Tensor, nodes: Tensor, past: Past,
         depths: Tensor | None = None,
-    ) -> tuple[Tensor, Past]:
-        """`TreeDecoder.step` at nodes of the trie, counted.
+    ) -> tuple[Tensor, Tensor, Tensor, Past]:
+        """Expand nodes.
+
+        Args:
+            encoded: The encoded queries.
+            queries: The query of each row, int64 [rows], ascending.
+            nodes: Inner nodes, int64 [rows].
+            past: As in `TreeDecoder.step`.
+            depths: As in `TreeDecoder.step`.
+
+        Returns:
+            For each child its row (int64, ascending), the child (int64) and the log-probability
+            of its token (float32); and the past that includes these nodes.
 
         Raises:
             FloatingPointError: The model gives NaN.
         """
-        logs, past = self.decoder.step(encoded, queries, self.read[nodes], past, depths)
+        hidden, past = self._read(encoded, queries, nodes, past, depths)
+        row, child = self.nodes.edges(nodes)
+        return row, child, self._log_probs(hidden, row, child), past
+
+    def _read(
+        self, encoded: Encoded, queries: Tensor, nodes: Tensor, past: Past,
+        depths: Tensor | None = None,
+    ) -> tuple[Tensor, Past]:
+        """`TreeDecoder.step` at nodes of the trie, counted."""
         self.positions += len(nodes)
-        if logs[:, 0].isnan().any():  # a NaN among the logits makes all of its row NaN
+        return self.decoder.step(encoded, queries, self.read[nodes], past, depths)
+
+    def _log_probs(self, hidden: Tensor, row: Tensor, nodes: Tensor) -> Tensor:
+        """The log-probability of the token into each of ``nodes``."""
+        found = self.decoder.log_probs(hidden, row, self.nodes.tokens[nodes])
+        if found.isnan().any():  # a NaN among the logits makes all of its row NaN
             raise FloatingPointError("The model gives NaN; its weights are broken, or it runs in "
                                      "float16, which T5 does not stand.")
-        return logs, past
+        return found
 
     def all_scores(self, encoded: Encoded) -> Floats:
         """The score of every entity for every query, float32 [Q, N]: brute force."""
@@ -127,22 +158,23 @@ class ExactSearch:
         Returns:
             float32 [G].
         """
-        paths = self._paths(entities)
+        paths = self.paths(entities)
         scores = torch.zeros(len(entities), device=self.decoder.device)
         past: Past = self.decoder.start(len(entities))
         rows = torch.arange(len(entities), device=self.decoder.device)
         nodes = torch.zeros_like(entities)
         for nexts in paths.T:
-            logs, past = self.step(encoded, queries[rows], nodes, past)
+            hidden, past = self._read(encoded, queries[rows], nodes, past)
             nodes = nexts[rows]
-            scores[rows] += logs.gather(1, self.nodes.tokens[nodes][:, None]).squeeze(1)
+            scores[rows] += self._log_probs(hidden, torch.arange(len(rows), device=rows.device),
+                                            nodes)
             inner = torch.nonzero(~self.nodes.is_leaf[nodes]).flatten()
             if not len(inner):
                 break
             rows, nodes, past = rows[inner], nodes[inner], past[inner]
         return scores
 
-    def _paths(self, entities: Tensor) -> Tensor:
+    def paths(self, entities: Tensor) -> Tensor:
         """Nodes on the way to each entity, root left out, [G, D]; -1 past the leaf."""
         node = self.nodes.leaf[entities].cpu().numpy()
         up: list[Longs] = []

@@ -19,7 +19,9 @@ class TrieLogitsProcessor(LogitsProcessor):
     finds its node by a hash of what it has generated; equal texts have equal nodes.
     """
 
-    def __init__(self, nodes: TrieNodes, pad: int, start: int = 1) -> None:
+    def __init__(
+        self, nodes: TrieNodes, pad: int, start: int = 1, *, in_place: bool = False
+    ) -> None:
         """Prepare for one model.
 
         Args:
@@ -27,6 +29,10 @@ class TrieLogitsProcessor(LogitsProcessor):
             pad: The padding token: all that may follow a finished name.
             start: Tokens before the name: 1 for an encoder-decoder, the length of the prompt
                 for a decoder-only model.
+            in_place: Write into the scores instead of a copy. Where the vocabulary is large, to
+                come by a copy's memory takes most of the time. ``generate`` never looks at
+                the scores before the mask again, but in greedy search and sampling with
+                ``output_logits``.
         """
         self.nodes = nodes
         self.pad = pad
@@ -39,6 +45,7 @@ class TrieLogitsProcessor(LogitsProcessor):
         self._factors = torch.randint(-2**62, 2**62, (len(trie.levels) + 1,),
                                       generator=generator).to(nodes.device)
         self.start = start
+        self.in_place = in_place
         self._hashes = self._at = torch.zeros(0, dtype=torch.long, device=nodes.device)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -49,7 +56,7 @@ class TrieLogitsProcessor(LogitsProcessor):
             scores: float [rows, V].
 
         Returns:
-            A copy with ``-inf`` at forbidden tokens, float [rows, V].
+            ``-inf`` at forbidden tokens, float [rows, V].
         """
         if input_ids.shape[1] == self.start:
             at = input_ids.new_zeros(len(input_ids))
@@ -61,14 +68,16 @@ class TrieLogitsProcessor(LogitsProcessor):
         self._hashes, order = torch.sort(self._hash(input_ids[:, self.start :]))
         self._at = at[order]
 
-        masked = torch.full_like(scores, -torch.inf)
         # What has left the trie is a ghost and may only be padded, as a finished name.
         over = (at < 0) | self.nodes.is_leaf[at.clamp(min=0)]
-        masked[over, self.pad] = 0
         going = (~over).nonzero().flatten()
         row, child = self.nodes.edges(at[going])
         row, token = going[row], self.nodes.tokens[child]
-        masked[row, token] = scores[row, token]
+        legal = scores[row, token]
+        masked = (scores.fill_(-torch.inf) if self.in_place
+                  else torch.full_like(scores, -torch.inf))
+        masked[over, self.pad] = 0
+        masked[row, token] = legal
         return masked
 
     def child(self, at: Tensor, tokens: Tensor) -> Tensor:

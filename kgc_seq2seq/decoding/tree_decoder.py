@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import T5ForConditionalGeneration
+
+_LOGITS_ON_CPU, _LOGITS_ELSEWHERE = 2**20, 2**26
+"""So many logits are in memory at once: on a CPU as many as stay in its cache, which halves the
+time of the projection."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,12 @@ class TreeDecoder:
         """Where the model is."""
         return self.model.device
 
+    @property
+    def position_bytes(self) -> int:
+        """Size of the self-attention keys and values of one position."""
+        weight: Tensor = self.blocks[0].layer[0].SelfAttention.k.weight
+        return 2 * len(self.blocks) * weight.shape[0] * weight.element_size()
+
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """Run the encoder once and project its output for every decoder layer.
 
@@ -97,14 +108,20 @@ class TreeDecoder:
                 distances, and those count from the right.
 
         Returns:
-            Log-probabilities of the next token, float32 [rows, V], and the past that includes
-            these nodes.
+            The decoder's last states, float [rows, d_model], for `log_probs`, and the past that
+            includes these nodes.
         """
-        # Rows of a query side by side: cell [q, j] of a padded table holds its j-th row.
+        # Rows of a query side by side in a padded table, in several lines where they are many: one
+        # query may have all the rows, and another none.
         counts = torch.bincount(queries, minlength=len(encoded))
-        column = torch.arange(len(queries), device=self.device)
-        column = column - (counts.cumsum(0) - counts)[queries]
-        width = int(counts.max())
+        width = -(-len(queries) // int((counts > 0).sum()))
+        lines = -(-counts // width)
+        place = torch.arange(len(queries), device=self.device)
+        place = place - (counts.cumsum(0) - counts)[queries]
+        line = (lines.cumsum(0) - lines)[queries] + place // width
+        cell = line * width + place % width
+        asked = torch.repeat_interleave(torch.arange(len(encoded), device=self.device), lines)
+        mask = encoded.mask[asked]
         hidden = self.model.decoder.embed_tokens(tokens)
         length = past.keys[0].shape[2] + 1
         bias = self._position_bias(length)
@@ -125,17 +142,41 @@ class TreeDecoder:
 
             attention, norm = block.layer[1].EncDecAttention, block.layer[1].layer_norm
             query = attention.q(norm(hidden))
-            table = query.new_zeros(len(encoded), width, query.shape[-1])
-            table[queries, column] = query
+            table = query.new_zeros(len(asked) * width, query.shape[-1])
+            table[cell] = query
             mixed = functional.scaled_dot_product_attention(
-                self._split(table), encoded.keys[layer], encoded.values[layer],
-                attn_mask=encoded.mask, scale=1.0)
-            mixed = mixed.transpose(1, 2)[queries, column]
-            hidden = hidden + attention.o(mixed.reshape(len(tokens), -1))
+                self._split(table.view(len(asked), width, -1)), encoded.keys[layer][asked],
+                encoded.values[layer][asked], attn_mask=mask, scale=1.0)
+            hidden = hidden + attention.o(mixed.transpose(1, 2).flatten(0, 1)[cell].flatten(1))
 
             hidden = block.layer[2](hidden)
         hidden = self.model.decoder.final_layer_norm(hidden) * self.scale
-        return self.model.lm_head(hidden).float().log_softmax(-1), Past(keys, values)
+        return hidden, Past(keys, values)
+
+    def log_probs(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities of some next tokens, under the full vocabulary.
+
+        The vocabulary is projected for a block of rows at a time, and of each block only what is
+        asked for is kept: a table of rows by vocabulary is never written.
+
+        Args:
+            hidden: From `step`, float [R, d_model].
+            rows: Which of them each token would follow, int64 [n], ascending.
+            tokens: int64 [n].
+
+        Returns:
+            float32 [n].
+        """
+        at_once = _LOGITS_ON_CPU if self.device.type == "cpu" else _LOGITS_ELSEWHERE
+        size = max(1, at_once // self.model.config.vocab_size)
+        starts = torch.arange(0, len(hidden) + size, size, device=rows.device)
+        bounds = torch.searchsorted(rows, starts).tolist()
+        found = torch.empty(len(rows), device=rows.device)
+        for block, (low, high) in enumerate(pairwise(bounds)):
+            start = block * size
+            logs = self.model.lm_head(hidden[start : start + size]).float().log_softmax(-1)
+            found[low:high] = logs[rows[low:high] - start, tokens[low:high]]
+        return found
 
     def _split(self, states: Tensor) -> Tensor:
         """[Q, S, heads * d_kv] -> [Q, heads, S, d_kv]."""

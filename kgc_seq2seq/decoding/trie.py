@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,50 @@ class EntityTrie:
             levels=np.concatenate([[0, 1], 1 + np.cumsum(np.bincount(level))]).astype(np.int64),
         )
 
+    def extended(self, tokens: Ints, offsets: Longs) -> EntityTrie:
+        """The trie with more names; entities keep their numbers, and the new ones follow.
+
+        Two tries are merged level by level: nothing that is there is sorted again, and what the
+        nodes of a level are called depends on the level above alone.
+
+        Args:
+            tokens: As in `build`, int32 [T].
+            offsets: As in `build`, int64 [n + 1].
+
+        Raises:
+            ValueError: As in `build`; or a new name has the tokens of one that is there.
+        """
+        other = EntityTrie.build(tokens, offsets)
+        vocabulary = 1 + max(int(self.tokens.max()), int(other.tokens.max()))
+        mine, theirs = np.zeros(self.num_nodes, np.int64), np.zeros(other.num_nodes, np.int64)
+        levels = [0, 1]
+        for depth in range(1, max(len(self.levels), len(other.levels)) - 1):
+            here, there = self._level(depth), other._level(depth)
+            keys = mine[self.parents[here]] * vocabulary + self.tokens[here]
+            more = theirs[other.parents[there]] * vocabulary + other.tokens[there]
+            place = np.searchsorted(keys, more)
+            is_new = np.append(keys, -1)[place] != more
+            new = place[is_new]
+            mine[here] = levels[-1] + np.arange(len(keys)) + np.cumsum(
+                np.bincount(new, minlength=len(keys))[: len(keys)])
+            found = np.empty(len(more), np.int64)
+            found[is_new] = levels[-1] + new + np.arange(len(new))
+            old = here.start + place[~is_new]
+            found[~is_new] = mine[old]
+            theirs[there] = found
+            twins = np.flatnonzero(self.is_leaf[old])
+            if len(twins):
+                new_leaf = there.start + np.flatnonzero(~is_new)[twins[0]]
+                raise ValueError(f"New name {other.order[other.first[new_leaf]]} has the tokens "
+                                 f"of name {self.order[self.first[old[twins[0]]]]}.")
+            levels.append(levels[-1] + len(keys) + len(new))
+        return _merged([(self, mine), (other, theirs)], np.array(levels, np.int64))
+
+    def _level(self, depth: int) -> slice:
+        """The nodes of a depth; none beyond the last."""
+        last = len(self.levels) - 1
+        return slice(int(self.levels[min(depth, last)]), int(self.levels[min(depth + 1, last)]))
+
     @property
     def num_nodes(self) -> int:
         """M, the number of nodes, root and leaves included."""
@@ -107,3 +152,28 @@ class EntityTrie:
     def load(cls, path: Path) -> EntityTrie:
         """Read what `save` wrote."""
         return cls(**load_file(path))
+
+
+def _merged(parts: list[tuple[EntityTrie, Longs]], levels: Longs) -> EntityTrie:
+    """One trie of several, whose nodes have been numbered."""
+    count = int(levels[-1])
+    tokens, parents = np.full((2, count), -1, np.int32)
+    size = np.zeros(count, np.int64)
+    for trie, number in parts:
+        tokens[number] = trie.tokens
+        parents[number[1:]] = number[trie.parents[1:]]
+        size[number] += trie.last - trie.first
+    children = np.concatenate([[1], 1 + np.cumsum(np.bincount(parents[1:], minlength=count))])
+    before = np.cumsum(size) - size
+    first = np.zeros(count, np.int64)
+    for low, high in pairwise(levels[1:]):
+        above = parents[low:high]
+        # From where the parent's span begins, past all siblings before.
+        first[low:high] = first[above] + before[low:high] - before[children[above]]
+    order = np.empty(int(size[0]), np.int32)
+    known = 0
+    for trie, number in parts:
+        order[first[number[trie.is_leaf]]] = known + trie.order[trie.first[trie.is_leaf]]
+        known += len(trie.order)
+    return EntityTrie(tokens, parents, children.astype(np.int32), first.astype(np.int32),
+                      (first + size).astype(np.int32), order, levels)

@@ -7,7 +7,7 @@ answer (a product of experts), so its likelihood has one maximum in λ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ class Voice:
                 if trained_on.train_degree[row]}
         places = np.array([seen.get(key, -1) for key in graph.entity_ids], np.int64)
         return cls(label, scorer, as_long(places))
+
+    def and_unseen(self, count: int) -> Voice:
+        """The same for a graph with ``count`` more entities, which the scorer has never seen."""
+        return replace(self, places=torch.cat([self.places, self.places.new_full((count,), -1)]))
 
     def log_softmax(self, heads: Tensor, relations: Tensor) -> Tensor:
         """Log-probabilities of all entities.

@@ -90,6 +90,8 @@ class Verbalizer:
         self.graph = graph
         self.config = config
         self.tokenizer = tokenizer
+        self._captions, self._seed = captions, seed
+        self._links = pair_captions, relation_captions
         self.context = Context(graph, config, seed)
         self.eos = int(tokenizer.eos_token_id)
         self.pad = int(tokenizer.pad_token_id)
@@ -122,6 +124,16 @@ class Verbalizer:
         self._literals = {text: self._nothing + place
                           for place, text in enumerate(literals, start=1)}
         refuse_unspeakable(graph, self._table, int(tokenizer.unk_token_id))
+
+    def over(self, graph: KnowledgeGraph, captions: Mapping[str, str]) -> Verbalizer:
+        """The same for a graph with more entities behind those of this one.
+
+        Args:
+            graph: It.
+            captions: Of entities that are new.
+        """
+        return Verbalizer(graph, {**self._captions, **captions}, self.tokenizer, self.config,
+                          self._seed, *self._links)
 
     def names(self) -> tuple[Ints, Longs]:
         """Every entity's name ended by EOS: tokens int32 [T] and offsets int64 [N + 1]."""
