@@ -262,9 +262,10 @@ def _summary(runs: Sequence[Path]) -> dict[str, Any]:
     sides = {side: {metric: spread(test[side][metric] for test in tests)
                     for metric in first[side] if metric != "count"}
              for side in ("both", "tail", "head")}
-    slices = {name: {part: {"mrr": spread(test["slices"][name][part]["mrr"] for test in tests),
-                            "count": values["count"]} for part, values in parts.items()}
-              for name, parts in first.get("slices", {}).items()}
+    slices = {name: {part: {"mrr": spread(test["slices"][name][part]["both"]["mrr"]
+                                          for test in tests),
+                            "count": values["both"]["count"]} for part, values in parts.items()}
+              for name, parts in first["slices"].items()}
     relations = {relation: {"mrr": spread(test["by_relation"][relation]["both"]["mrr"]
                                           for test in tests),
                             "count": values["both"]["count"]}

@@ -394,7 +394,7 @@ def test_a_fusion_is_a_run_like_any_other(
                  "--explain"]) == 0
     assert "LBMKGC reads of thing red: structure 0." in capsys.readouterr().out
     answer(capsys, "report", out)
-    assert "How it learnt" not in (out / "report.html").read_text()
+    assert "How did it learn?" not in (out / "report.html").read_text()
     if method == "fused":
         assert "is certified" not in refused(capsys, "evaluate", out, "--ranks", "sampled")
         within = answer(capsys, "evaluate", out, "--ranks", "certified", "--tolerance", "0.1")
@@ -431,7 +431,7 @@ def test_a_scorer_is_evaluated_and_asked_like_a_generator(
         assert entry["probability_error"] == 0
         assert shares == pytest.approx({"LBMKGC": entry["log_probability"]}, abs=1e-5)
     answer(capsys, "report", run)
-    assert "How it learnt" in (run / "report.html").read_text()
+    assert "How did it learn?" in (run / "report.html").read_text()
     assert "ask for --ranks exact" in refused(capsys, "evaluate", run, "--ranks", "certified")
 
 
