@@ -70,7 +70,8 @@ def test_predict_explains_by_leaving_parts_out(
     assert answer["context"][0]["change"] == pytest.approx(
         score - first["log_probability"], abs=1e-3)
     lines = answered(capsys, "predict", trained, *asked).split("\n")
-    changes = [abs(float(line.split()[0])) for line in lines[3:] if line]
+    start = next(place for place, line in enumerate(lines) if line.startswith("log p("))
+    changes = [abs(float(line.split()[0])) for line in lines[start + 1 :] if line]
     assert changes == sorted(changes, reverse=True)
     assert len(changes) == len(answer["context"])
 
