@@ -102,7 +102,9 @@ class Completer:
         captions = load_captions(dataset, config)
         verbalizer = Verbalizer(graph, captions, tokenizer, config.input, config.seed)
         trie = EntityTrie.load(run / "trie.safetensors")
-        if not np.array_equal(EntityTrie.build(*verbalizer.names()).tokens, trie.tokens):
+        here = EntityTrie.build(*verbalizer.names())
+        if not (np.array_equal(here.tokens, trie.tokens)
+                and np.array_equal(here.order, trie.order)):
             raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
                              "put the data set back, or train again.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
