@@ -394,11 +394,11 @@ def _read_query(entry: Any, where: str) -> Query:
 
     from kgc_seq2seq.newcomers import Newcomer
 
-    texts: dict[str, tuple[type, ...]] = {
+    kinds: dict[str, tuple[type, ...]] = {
         "head": (str, dict), "tail": (str, dict), "relation": (str,), "direction": (str,),
         "candidates": (list,)}
     if not isinstance(entry, dict) or not all(
-            key in texts and isinstance(value, texts[key]) for key, value in entry.items()):
+            key in kinds and isinstance(value, kinds[key]) for key, value in entry.items()):
         raise InputError(f"{where}a query is an object with texts under head or tail, relation, "
                          "and perhaps direction and a list of candidates; mend it.")
     candidates = entry.pop("candidates", [])

@@ -134,7 +134,8 @@ def _open_generator(run: Path) -> Run:
     captions = load_captions(dataset, config)
     verbalizer = make_verbalizer(graph, captions, tokenizer, config)
     trie = EntityTrie.load(run / "trie.safetensors")
-    if not np.array_equal(EntityTrie.build(*verbalizer.names()).tokens, trie.tokens):
+    here = EntityTrie.build(*verbalizer.names())
+    if not (np.array_equal(here.tokens, trie.tokens) and np.array_equal(here.order, trie.order)):
         raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
                          "put the data set back, or train again.")
     model.to(_device()).eval()  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -343,26 +342,25 @@ def large(names: Path, quick: bool) -> dict[str, Any]:
     # The gold at rank 10, and a random one.
     golds = {"rank_10": torch.empty(0), "random": torch.from_numpy(
         np.random.default_rng(0).integers(0, count, len(ids)))}
+    query = torch.arange(len(ids))
     for memory in (MEMORY, MEMORY // 64):
         search.memory = memory
         rows: dict[str, Any] = {}
 
-        def measured(act: Callable[[], Any], rows: dict[str, Any], name: str) -> Any:
+        def measured(name: str, act: Callable[..., Any], *values: Any, **settings: Any) -> Any:
             search.positions = 0
             start = time.perf_counter()
-            found = act()
-            rows[name] = {"seconds": round(time.perf_counter() - start, 2),
-                          "positions": search.positions, "peak_mb": peak_mb()}
+            found = act(search, encoded, *values, **settings)
+            rows[name] = {  # noqa: B023  (called at once)
+                "seconds": round(time.perf_counter() - start, 2), "positions": search.positions,
+                "peak_mb": peak_mb()}
             return found
 
-        best = measured(lambda: top_k(search, encoded, 10), rows, "top_10")
-        golds["rank_10"] = best.entities[:, -1]
+        golds["rank_10"] = measured("top_10", top_k, 10).entities[:, -1]
         for name, gold in golds.items():
-            query = torch.arange(len(ids))
             own = search.gold_scores(encoded, query, gold)
-            found = measured(partial(
-                bracket, search, encoded, query, gold, TOLERANCE * own.abs().clamp(min=1),
-                gold_scores=own, budget=1000 if quick else 20_000), rows, name)
+            found = measured(name, bracket, query, gold, TOLERANCE * own.abs().clamp(min=1),
+                             gold_scores=own, budget=1000 if quick else 20_000)
             rows[name]["exact"] = int((found.open == 0).sum())
             rows[name]["ranks"] = (found.better + 1).tolist()
         result[f"memory_{memory // 2**20}_mb"] = rows

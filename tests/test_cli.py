@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -158,6 +161,25 @@ def test_a_misspelt_name_is_refused_with_the_nearest(
         capsys, "predict", trained, "--head", "Frans", "--relation", "currency")
     assert "No relation is called 'curency'; the nearest names are currency" in refused(
         capsys, "predict", trained, "--head", "France", "--relation", "curency")
+
+
+@pytest.mark.parametrize("change", [
+    lambda rows: [rows[0], rows[1].replace("\t", "\tnew ", 1), *rows[2:]],
+    lambda rows: [rows[0], rows[2], rows[1], *rows[3:]],
+], ids=["renamed", "in another order"])
+def test_a_data_set_that_changed_after_training_is_refused(
+    trained: Path, nations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    change: Callable[[list[str]], list[str]]
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(nations, data)
+    shutil.copytree(trained, run)
+    table = data / "entities.tsv"
+    table.write_text("\n".join(change(table.read_text().split("\n"))))
+    config = run / "config.yaml"
+    config.write_text(re.sub("(?m)^dataset: .*$", "dataset: ../data", config.read_text()))
+    assert "are not those that" in refused(capsys, "predict", run, "--head", "France",
+                                           "--relation", "currency")
 
 
 @pytest.mark.parametrize("line, why", [

@@ -340,6 +340,8 @@ def test_a_budget_ends_the_search_of_each_gold() -> None:
 def test_bad_questions_are_refused() -> None:
     search = ExactSearch(TreeDecoder(small_t5()), build([(3, EOS), (4, EOS)]))
     encoded = search.decoder.encode(*queries(1, 2))
+    with pytest.raises(InputError, match="tokens up to 99, the model only 12"):
+        ExactSearch(search.decoder, build([(99, EOS)]))
     with pytest.raises(InputError, match="k is 0"):
         top_k(search, encoded, 0)
     with pytest.raises(InputError, match="only 2 entities may answer"):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.nodes import Allowed, Prior, TrieNodes
 from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
@@ -47,6 +48,15 @@ class ExactSearch:
     """
 
     def __init__(self, decoder: TreeDecoder, trie: EntityTrie) -> None:
+        """Put a model and the names it writes together.
+
+        Raises:
+            InputError: The names have tokens that the model lacks.
+        """
+        vocabulary = decoder.model.config.vocab_size
+        if int(trie.tokens.max()) >= vocabulary:
+            raise InputError(f"The names have tokens up to {int(trie.tokens.max())}, the model "
+                             f"only {vocabulary}; build the trie with the model's own tokenizer.")
         self.decoder = decoder
         self.trie = trie
         self.nodes = TrieNodes(trie, decoder.device)

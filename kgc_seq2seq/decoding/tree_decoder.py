@@ -66,8 +66,8 @@ class TreeDecoder:
     @property
     def position_bytes(self) -> int:
         """Size of the self-attention keys and values of one position."""
-        weight: Tensor = self.blocks[0].layer[0].SelfAttention.k.weight
-        return 2 * len(self.blocks) * weight.shape[0] * weight.element_size()
+        weight = self.blocks[0].layer[0].SelfAttention.k.weight
+        return int(2 * len(self.blocks) * weight.shape[0] * weight.element_size())
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """Run the encoder once and project its output for every decoder layer.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.best_first import bracket
-from kgc_seq2seq.decoding.exact import Answers, ExactSearch
+from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.tree_decoder import Encoded
 from kgc_seq2seq.evaluation.ranks import Ranks
@@ -121,13 +121,9 @@ class CertifiedRanks:
         """As `Ranker`: better, tied, open."""
         encoded, owners, golds, scores, margin = _score_gold(
             search, verbalizer, queries, owner, gold, prior)
-        graph = verbalizer.graph
-        of, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
-        allowed = Allowed.without(search.nodes, *(torch.from_numpy(column.astype(np.int64)).to(
-            scores.device) for column in (of, known)))
         found = bracket(search, encoded, owners, golds, margin, gold_scores=scores,
-                        allowed=allowed, prior=prior, budget=self.budget,
-                        tolerance=self.tolerance)
+                        allowed=_unknown(search, verbalizer.graph, queries), prior=prior,
+                        budget=self.budget, tolerance=self.tolerance)
         return tuple(column.cpu().numpy() for column in (found.better, found.tied, found.open))
 
 
@@ -145,6 +141,13 @@ def _score_gold(
     return encoded, owners, golds, scores, TOLERANCE * scores.abs().clamp(min=1)
 
 
+def _unknown(search: ExactSearch, graph: KnowledgeGraph, queries: Ints) -> Allowed:
+    """All entities but the known answers of each query, of any split."""
+    owner, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
+    return Allowed.without(search.nodes, *(torch.from_numpy(column.astype(np.int64)).to(
+        search.decoder.device) for column in (owner, known)))
+
+
 def exact_ranks(
     search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs, gold: Ints,
     prior: Prior | None = None,
@@ -154,8 +157,8 @@ def exact_ranks(
         search, verbalizer, queries, owner, gold, prior)
     threshold = torch.full((len(queries),), torch.inf, device=own.device)
     threshold.scatter_reduce_(0, owners, own - margins, "amin")
-    found = search.sweep(encoded, threshold, prior=prior)
-    found = without_known(found, verbalizer.graph, queries)
+    found = search.sweep(encoded, threshold, prior=prior,
+                         allowed=_unknown(search, verbalizer.graph, queries))
     scores, margin = own.cpu().numpy(), margins.cpu().numpy()
     # Compare every gold with every answer found for its query.
     order = np.argsort(found.queries, kind="stable")
@@ -167,11 +170,3 @@ def exact_ranks(
     better = np.bincount(which[gap > margin[which]], minlength=len(gold))
     tied = np.bincount(which[np.abs(gap) <= margin[which]], minlength=len(gold))
     return better, tied
-
-
-def without_known(found: Answers, graph: KnowledgeGraph, queries: Ints) -> Answers:
-    """Drop the answers that are facts of any split."""
-    owner, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
-    size = graph.num_entities
-    new = ~np.isin(found.queries * size + found.entities, owner * size + known)
-    return Answers(found.queries[new], found.entities[new], found.scores[new])
