@@ -68,14 +68,13 @@ class Chromium:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait_for(self, script: str) -> Any:
-        """Wait until an expression of JavaScript is true; gives its value."""
+    def wait_for(self, script: str) -> None:
+        """Wait until an expression of JavaScript is true."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.evaluate(script)):
+        while not self.evaluate(f"!!({script})"):
             assert time.monotonic() < end, f"{script} did not come:\n" + self.evaluate(
                 "document.body.innerText")
             self._gather(0.05)
-        return value
 
     def press(self, key: str) -> None:
         """Press a key of `KEYS`."""

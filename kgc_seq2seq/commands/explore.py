@@ -9,6 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from caption_cache.command_line import Answer, Parser
+from caption_cache.errors import InputError
 
 
 def add_explore(parser: Parser) -> None:
@@ -24,7 +25,11 @@ def add_explore(parser: Parser) -> None:
 
 def _explore(options: Namespace) -> Answer | None:
     import json
+    from importlib.util import find_spec
 
+    if find_spec("gradio") is None:
+        raise InputError("The explorer needs Gradio; install it with "
+                         "pip install 'kgc-seq2seq[ui]'.")
     from kgc_seq2seq.explorer.serve import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -14,7 +14,7 @@ import gradio as gr
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.completer import Direction, Query
-from kgc_seq2seq.explorer.explorer import MAX_ANSWERS, MAX_QUERIES, Asked, Explorer
+from kgc_seq2seq.explorer.explorer import MAX_ANSWERS, MAX_QUERIES, MAX_TEXT, Asked, Explorer
 from kgc_seq2seq.explorer.render import answers_html, reasons_html
 
 SHOWN = 10
@@ -28,6 +28,17 @@ _KINDS = {
     "scorer": "A model scores every entity from vectors.",
     "fusion": "A model that writes the name of the answer, and others that score every entity, "
               "answer together."}
+_SUGGEST = """() => document.addEventListener("focusin", event => {
+    if (event.target.closest("#entity")) event.target.setAttribute("list", "entity-names");
+})"""
+"""The browser's own list of suggestions, which Gradio's field for texts has no setting for."""
+_TELL_CLICKS = """element.addEventListener("click", event => {
+    const button = event.target.closest("button[data-answer]");
+    if (!button) return;
+    document.getElementById("reasons").scrollIntoView();
+    trigger("click", {answer: button.dataset.answer});
+})"""
+"""Of an answer: whose reasons are asked for."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,57 +62,56 @@ def build(explorer: Explorer) -> gr.Blocks:
 
 def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
     first = explorer.example(0)
-    asked = gr.State(first)
+    shown = gr.State()
     count = gr.State(0)
-    with gr.Row(equal_height=True):
-        entity = gr.Dropdown(
-            [first.entity, *explorer.entities("")], value=first.entity, label="Entity",
-            info="type to search", allow_custom_value=True, scale=3, min_width=220)
+    with gr.Row():
+        entity = gr.Textbox(first.entity, label="Entity", info="type for suggestions", max_lines=1,
+                            max_length=MAX_TEXT, elem_id="entity", scale=3, min_width=220)
         relation = gr.Dropdown(explorer.relations, value=first.relation, label="Relation",
                                info="type to search", scale=3, min_width=220)
-        direction = gr.Radio([("entity → ?", "tail"), ("? → entity", "head")], value="tail",
-                             label="Asked for", info="which end is missing", scale=2,
-                             min_width=220)
+        direction = gr.Radio([("entity → ?", "tail"), ("? → entity", "head")],
+                             value=first.direction, label="Asked for",
+                             info="which end is missing", scale=3, min_width=260)
     with gr.Row():
         ask = gr.Button("Ask", variant="primary", min_width=120)
-        another = gr.Button("A question of the test set", min_width=120)
+        another = gr.Button("Try a test question", min_width=120)
         k = gr.Slider(1, MAX_ANSWERS, value=SHOWN, step=1, label="Answers", min_width=220)
-    answers = gr.HTML()
-    with gr.Column(visible=explorer.kind != "scorer"):
-        why = gr.Radio([], label="Why this answer?", interactive=True)
-        reasons = gr.HTML()
+    answers = gr.HTML(js_on_load=_TELL_CLICKS)
+    reasons = gr.HTML(elem_id="reasons", visible=explorer.kind != "scorer")
+    names = gr.HTML(_options(explorer.entities("")), visible="hidden")
 
-    def suggest(event: gr.KeyUpData) -> Any:
-        return gr.Dropdown(choices=explorer.entities(event.input_value))
+    def suggest(text: str) -> str:
+        return _options(explorer.entities(text))
 
-    def answer(entity: str | None, relation: str | None, direction: Direction, k: int) -> Any:
-        found = explorer.ask(Query(entity or "", relation or "", direction), int(k))
-        names = [answer.name for answer in found.answers]
-        return found.query, _answers(explorer, found), gr.Radio(names, value=names[0])
+    def answer(entity: str, relation: str | None, direction: Direction, k: int) -> Any:
+        asked = explorer.ask(Query(entity.strip(), relation or "", direction), int(k))
+        return asked, _answers(explorer, asked)
 
-    def explain(query: Query, answer: str | None) -> str:
-        if answer is None or explorer.kind == "scorer":
-            return ""
-        return reasons_html(explorer.reasons(query, answer))
+    def explain_first(asked: Asked) -> str:
+        return _reasons(explorer, asked.query, asked.answers[0].name)
+
+    def explain(asked: Asked, event: gr.EventData) -> str:
+        return _reasons(explorer, asked.query, str(event.answer))
 
     def example(count: int) -> Any:
         query = explorer.example(count + 1)
-        return (count + 1, gr.Dropdown([query.entity], value=query.entity), query.relation,
-                query.direction)
+        return count + 1, query.entity, query.relation, query.direction
 
     query = [entity, relation, direction, k]
-    found = [asked, answers, why]
-    entity.key_up(_sentences(suggest), None, entity, show_progress="hidden",
-                  trigger_mode="always_last", api_visibility="private")
+    private = {"api_visibility": "private"}
+    model = private | {"concurrency_id": _MODEL, "concurrency_limit": 1,
+                       "trigger_mode": "always_last"}
+    page.load(None, js=_SUGGEST)
+    entity.input(_sentences(suggest), entity, names, show_progress="hidden",
+                 trigger_mode="always_last", **private)
     another.click(_sentences(example), count, [count, entity, relation, direction],
-                  show_progress="hidden", api_visibility="private"
-                  ).then(_sentences(answer), query, found, concurrency_id=_MODEL,
-                         concurrency_limit=1, api_visibility="private")
-    gr.on([page.load, ask.click, entity.select, relation.select, direction.input, k.release],
-          _sentences(answer), query, found, concurrency_id=_MODEL, concurrency_limit=1,
-          trigger_mode="always_last", api_visibility="private")
-    why.change(_sentences(explain), [asked, why], reasons, concurrency_id=_MODEL,
-               concurrency_limit=1, trigger_mode="always_last", api_visibility="private")
+                  show_progress="hidden", **private).then(
+        _sentences(answer), query, [shown, answers], **model).success(
+        _sentences(explain_first), shown, reasons, **model)
+    gr.on([page.load, ask.click, entity.submit, relation.input, direction.input, k.release],
+          _sentences(answer), query, [shown, answers], **model).success(
+        _sentences(explain_first), shown, reasons, **model)
+    answers.click(_sentences(explain), shown, reasons, **model)
 
 
 def _queries_tab(explorer: Explorer) -> None:
@@ -162,8 +172,7 @@ def _sentences(act: Callable[P, T]) -> Callable[P, T]:
             return act(*values, **named)
         except InputError as error:
             # Gradio shows the message as HTML.
-            raise gr.Error(escape(str(error), quote=False), title="Not answered",
-                           print_exception=False) from None
+            raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
     return wrapped
 
 
@@ -182,7 +191,17 @@ def _refuse_links(upload: gr.File) -> None:
 def _answers(explorer: Explorer, asked: Asked) -> str:
     place = explorer.completer.resolve_entity(asked.query.entity)
     return answers_html(asked, explorer.graph.entity_ids[place],
-                        explorer.graph.entity_descriptions[place], explorer.pictures)
+                        explorer.graph.entity_descriptions[place], explorer.pictures,
+                        why=explorer.kind != "scorer")
+
+
+def _reasons(explorer: Explorer, query: Query, answer: str) -> str:
+    return "" if explorer.kind == "scorer" else reasons_html(explorer.reasons(query, answer))
+
+
+def _options(names: Sequence[str]) -> str:
+    options = "".join(f'<option value="{escape(name)}"></option>' for name in names)
+    return f'<datalist id="entity-names">{options}</datalist>'
 
 
 def _welcome(explorer: Explorer) -> str:

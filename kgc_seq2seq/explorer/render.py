@@ -19,7 +19,9 @@ GIVEN_IMAGES = 4
 """Images of the entity that is asked about."""
 
 
-def answers_html(asked: Asked, entity: str, description: str, pictures: Pictures) -> str:
+def answers_html(
+    asked: Asked, entity: str, description: str, pictures: Pictures, *, why: bool
+) -> str:
     """The question, its ranked answers, and what each part of a fusion has in them.
 
     Args:
@@ -27,6 +29,7 @@ def answers_html(asked: Asked, entity: str, description: str, pictures: Pictures
         entity: The id of the given entity.
         description: Of the same; may be empty.
         pictures: Of the data set.
+        why: Whether reasons can be asked for: whether there is a button for it.
     """
     name = asked.query.entity
     images = "".join(f'<img alt="{escape(name)}" src="{url}">'
@@ -36,7 +39,7 @@ def answers_html(asked: Asked, entity: str, description: str, pictures: Pictures
         texts.append(f'<p class="caption"><b>caption</b> {escape(caption)}</p>')
     about = (f'<div class="about"><div class="images">{images}</div><div>{"".join(texts)}</div>'
              "</div>" if images or texts else "")
-    rows = "".join(_answer(place, answer, pictures)
+    rows = "".join(_answer(place, answer, pictures, why)
                    for place, answer in enumerate(asked.answers, start=1))
     known = ('<p class="note"><span class="known">✓ known</span> The fact is in the data set, in '
              "one of its splits.</p>" if any(answer.known for answer in asked.answers) else "")
@@ -47,8 +50,9 @@ def answers_html(asked: Asked, entity: str, description: str, pictures: Pictures
 def reasons_html(reasons: Reasons) -> str:
     """The input in colours, and what each part of its context does to the answer."""
     name = escape(reasons.answer)
-    return (f'<section class="kgc" aria-live="polite"><h3>What the model read</h3>'
-            f'{_input(reasons.read)}<h3>What speaks for {name}, and what against it</h3>'
+    return (f'<section class="kgc" aria-live="polite"><h2>Why <b>{name}</b>?</h2>'
+            "<h3>What the model read</h3>"
+            f'{_input(reasons.read)}<h3>What speaks for it, and what against it</h3>'
             f'{_effects(name, reasons.effects)}</section>')
 
 
@@ -58,22 +62,27 @@ def _question(query: Query) -> str:
     return f'{head} <span class="arrow">— {escape(query.relation)} →</span> {tail}'
 
 
-def _answer(place: int, answer: Prediction, pictures: Pictures) -> str:
+def _answer(place: int, answer: Prediction, pictures: Pictures, why: bool) -> str:
     image = "".join(f'<img alt="" src="{url}">' for url in pictures.of(answer.id, 1))
     caption = pictures.captions.get(answer.id, "")
     known = '<span class="known">✓ known</span>' if answer.known else ""
-    error = (f' <small title="the search left so much unexplored">± '
-             f'{_percent(answer.probability_error)}</small>' if answer.probability_error else "")
+    # Rounded up: it is a bound.
+    error = (f' <small title="what the search left unexplored">± '
+             f'{math.ceil(1e4 * answer.probability_error) / 100:.2f}%</small>'
+             if answer.probability_error else "")
+    name = escape(answer.name)
+    button = (f'<button type="button" data-answer="{name}" aria-label="Why {name}?">Why?</button>'
+              if why else "")
     below = f'<p class="caption">{escape(caption)}</p>' if caption else ""
     return (f'<li><span class="rank">{place}</span><div class="what"><div class="line">'
-            f'<span class="name">{escape(answer.name)}</span>{known}'
-            f'<span class="share">{_percent(answer.probability)}{error}</span></div>'
+            f'<span class="name">{name}</span>{known}{button}'
+            f'<span class="share">{escape(_percent(answer.probability))}{error}</span></div>'
             f'<div class="track"><div style="width:{100 * answer.probability:.2f}%"></div></div>'
             f"{below}</div>{image}</li>")
 
 
 def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.001 else f"{share:.1g}"
+    return f"{share:.1%}" if share >= 0.0005 else "< 0.1%"
 
 
 def _parts(parts: PartsExplanation) -> str:
@@ -133,10 +142,12 @@ def _tokens(count: int) -> str:
 def _effects(name: str, effects: Sequence[Effect]) -> str:
     if not effects:
         return '<p class="note">It read nothing beside the query.</p>'
-    largest = max(abs(effect.change) for effect in effects) or 1.0
+    # Half a bar at least doubles or halves: small effects must look small.
+    largest = max(math.log(2), *(abs(effect.change) for effect in effects))
     ordered = sorted(effects, key=lambda effect: -abs(effect.change))
-    return (f'<p class="note">Each line is left out once, all else stays. How probable '
-            f"{name} is then, as a multiple of what it was:</p>"
+    return (f'<p class="note">Each line is left out once, all else stays; the figure says how '
+            f"probable {name} is then, as a multiple of what it was. To the right: the line "
+            "speaks for it, to the left: against it.</p>"
             f'<ol class="effects">{"".join(_bars(ordered, largest))}</ol>')
 
 

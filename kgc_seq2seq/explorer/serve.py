@@ -36,17 +36,14 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
         The URL of the page.
 
     Raises:
-        InputError: Gradio is not installed, the run cannot be opened, or the port is taken.
+        InputError: The run cannot be opened, or the port is taken.
     """
     with tempfile.TemporaryDirectory(prefix="kgc-explore-") as uploads:
         # Read by Gradio while it is imported and when components are made.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads,
                        "HF_HUB_OFFLINE": "1"}
-        try:
-            import gradio as gr
-        except ImportError:
-            raise InputError("The explorer needs Gradio; install it with "
-                             "pip install 'kgc-seq2seq[ui]'.") from None
+        import gradio as gr
+
         from kgc_seq2seq.explorer.app import build
         from kgc_seq2seq.explorer.explorer import Explorer
 
