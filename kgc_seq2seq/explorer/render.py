@@ -92,20 +92,25 @@ def _parts(parts: PartsExplanation) -> str:
                          for label, weights in parts.modalities.items())
     if len(labels) < 2:
         return modalities
-    largest = max(abs(value) for row in parts.contributions for value in row.values()) or 1.0
+    # A fusion adds up log-probabilities, an ensemble probabilities.
+    logs = any(value < 0 for row in parts.contributions for value in row.values())
+    best = {label: max(row[label] for row in parts.contributions) for label in labels}
+
+    def cell(label: str, value: float) -> str:
+        share = math.exp(value - best[label]) if logs else value / (best[label] or 1.0)
+        return (f'<td><div class="track"><div style="width:{100 * share:.1f}%"></div></div>'
+                f"{value:.3f}</td>")
+
     head = "".join(f'<th scope="col">{escape(label)}</th>' for label in labels)
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>' + "".join(
-            f'<td><div class="track"><div style="width:{100 * abs(value) / largest:.1f}%"></div>'
-            f"</div>{value:.3f}</td>" for value in row.values()) + "</tr>"
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(map(cell, row, row.values()))}</tr>'
         for name, row in zip(parts.names, parts.contributions, strict=True))
-    log = any(value < 0 for row in parts.contributions for value in row.values())
-    note = ("Log-probabilities, of scorers times their weight: the shorter the bar, the more "
-            "this part likes the answer; a row adds up to its score." if log else
-            "The probabilities that add up to the answer's.")
-    return (f'<h3>What each part of the fusion has in it</h3><p class="note">{note}</p>'
-            f'<div class="wide" tabindex="0"><table><tr><td></td>{head}</tr>{rows}</table></div>'
-            f"{modalities}")
+    figures = ("log-probabilities, of scorers times their weight where they are added up" if logs
+               else "the probabilities that add up to the answer's")
+    return (f'<h3>What each part has in it</h3><p class="note">In each column the longest bar is '
+            f"the answer that this part likes most; the figures are {figures}.</p>"
+            '<div class="wide" tabindex="0" role="region" aria-label="Parts">'
+            f'<table><tr><td></td>{head}</tr>{rows}</table></div>{modalities}')
 
 
 def _modalities(label: str, entity: str, weights: dict[str, float]) -> str:
