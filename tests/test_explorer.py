@@ -83,19 +83,23 @@ class Served:
     run: Path
     url: str
 
-    def post(self, path: str, body: bytes, **headers: str) -> bytes:
-        return self.get(path, body, **{"Content-Type": "application/json", **headers})
-
     def get(self, path: str, body: bytes | None = None, **headers: str) -> bytes:
         request = urllib.request.Request(self.url + path, body, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             data: bytes = answer.read()
         return data
 
+    def status(self, path: str, body: bytes | None = None, **headers: str) -> int:
+        """The code of an answer that must be a refusal."""
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            self.get(path, body, **headers)
+        refusal.value.close()
+        return refusal.value.code
+
     def call(self, name: str, *values: Any) -> tuple[str, Any]:
         """Call a function of the API; gives ``complete`` or ``error``, and what came."""
-        began = json.loads(self.post(f"gradio_api/call/{name}",
-                                     json.dumps({"data": values}).encode()))
+        began = json.loads(self.get(f"gradio_api/call/{name}", json.dumps(
+            {"data": values}).encode(), **{"Content-Type": "application/json"}))
         text = self.get(f"gradio_api/call/{name}/{began['event_id']}").decode()
         event, data = re.findall(r"event: (complete|error)\ndata: (.*)", text)[-1]
         return event, json.loads(data)
@@ -253,26 +257,19 @@ def test_an_upload_is_never_a_path(served: Served) -> None:
         "queries", file("http://127.0.0.1:9/queries.jsonl"), 3)
     for path in (f"file={served.run / 'config.yaml'}", "file=/etc/passwd",
                  "file=http://127.0.0.1:9/x", "proxy=http://127.0.0.1:9/x"):
-        with pytest.raises(urllib.error.HTTPError) as refusal:
-            served.get(f"gradio_api/{path}")
-        assert refusal.value.code in (403, 404)
+        assert served.status(f"gradio_api/{path}") in (403, 404)
 
 
 def test_a_large_upload_and_a_foreign_name_of_the_host_are_refused(served: Served) -> None:
-    def upload(size: int) -> bytes:
-        body = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="q.jsonl"\r\n\r\n'
+    def body(size: int) -> bytes:
+        return (b'--x\r\nContent-Disposition: form-data; name="files"; filename="q.jsonl"\r\n\r\n'
                 + b"y" * size + b"\r\n--x--\r\n")
-        return served.post("gradio_api/upload", body,
-                           **{"Content-Type": "multipart/form-data; boundary=x"})
 
-    (path,) = json.loads(upload(1000))
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    (path,) = json.loads(served.get("gradio_api/upload", body(1000), **form))
     assert Path(path).name == "q.jsonl"
-    with pytest.raises(urllib.error.HTTPError) as refusal:
-        upload(2_000_000)
-    assert refusal.value.code == 413
-    with pytest.raises(urllib.error.HTTPError) as refusal:
-        served.get("", Host="kgc.example")
-    assert refusal.value.code == 400
+    assert served.status("gradio_api/upload", body(2_000_000), **form) == 413
+    assert served.status("", Host="kgc.example") == 400
 
 
 def test_it_listens_on_loopback_only(served: Served) -> None:
@@ -329,8 +326,7 @@ def test_a_person_asks_with_the_keyboard(served: Served, browser: Chromium) -> N
     browser.wait_for(f"{WHY} && document.querySelectorAll('.answers li').length == 8")
     assert browser.evaluate(QUESTION) == "Germany — currency → ?"
     assert browser.evaluate("document.querySelector('.about img').naturalWidth") == 240
-    assert "gold" in browser.evaluate("document.querySelector('.about').innerText") or (
-        "yellow" in browser.evaluate("document.querySelector('.about').innerText"))
+    assert "colours yellow" in browser.evaluate("document.querySelector('.about').innerText")
     # Names are shown as they are, whatever they look like.
     names = browser.evaluate("[...document.querySelectorAll('.answers .name')].map("
                              "name => name.textContent)")
@@ -358,7 +354,7 @@ def test_a_person_asks_with_the_keyboard(served: Served, browser: Chromium) -> N
     browser.wait_for(f"{WHY} == {json.dumps(f'Why {second}?')}")
     read = browser.evaluate("document.querySelector('#reasons .input').innerText")
     assert "continent Asia" in read
-    assert "currency yen" not in read  # the fact that is asked for
+    assert read.startswith("Japan")
     assert browser.evaluate("document.querySelectorAll('#reasons .effects li').length") == 1
 
     ask(browser, "Jupan")
@@ -422,7 +418,7 @@ def test_it_fits_a_phone_and_a_dark_room(served: Served, browser: Chromium) -> N
             return .2126 * parts[0] + .7152 * parts[1] + .0722 * parts[2];
         };
         const behind = light(getComputedStyle(document.body).backgroundColor);
-        return [".name", ".share", ".share small", ".note"].map(selector => {
+        return [".name", ".known", ".share", ".note"].map(selector => {
             const ink = light(getComputedStyle(document.querySelector(".kgc " + selector)).color);
             return (Math.max(ink, behind) + .05) / (Math.min(ink, behind) + .05);
         });

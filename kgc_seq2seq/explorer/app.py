@@ -120,9 +120,9 @@ def _queries_tab(explorer: Explorer) -> None:
 --json</code> prints.</p><pre>{escape(_lines(explorer))}</pre></section>""")
     with gr.Row():
         upload = gr.File(label="Queries (.jsonl)", file_types=[".jsonl", ".json", ".txt"],
-                         type="binary")
+                         type="binary", height=160)
         _refuse_links(upload)
-        answers = gr.File(label="Answers", interactive=False)
+        answers = gr.File(label="Answers", interactive=False, height=160)
     with gr.Row():
         k = gr.Slider(1, MAX_ANSWERS, value=SHOWN, step=1, label="Answers to each")
         ask = gr.Button("Answer the file", variant="primary")
