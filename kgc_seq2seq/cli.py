@@ -17,6 +17,7 @@ from kgc_seq2seq.commands.calibrate import add_calibrate
 from kgc_seq2seq.commands.compare import add_compare
 from kgc_seq2seq.commands.configuration import add_config
 from kgc_seq2seq.commands.doctor import add_doctor
+from kgc_seq2seq.commands.explore import add_explore
 from kgc_seq2seq.commands.fuse import add_fuse
 from kgc_seq2seq.commands.publish import add_publish
 from kgc_seq2seq.commands.show_input import add_show_input
@@ -108,6 +109,7 @@ def _parser() -> Parser:
     add_fuse(parser)
     add_show_input(parser)
     add_publish(parser)
+    add_explore(parser)
     report = parser.add_command("report", _report, (
         "write report.html into a run folder: how good it is, on what, compared with what"))
     _run_folder(report)
@@ -336,11 +338,12 @@ def _predict(options: Namespace) -> Answer:
 
     from kgc_seq2seq.completer import Completer
     from kgc_seq2seq.leave_one_out import effects_text, leave_one_out
+    from kgc_seq2seq.queries import answers_data
 
     queries = _queries(options)
     completer = Completer.from_pretrained(options.run)
     answers = completer.complete_many(queries, options.k)
-    data = [_answers_data(query, found) for query, found in zip(queries, answers, strict=True)]
+    data = [answers_data(query, found) for query, found in zip(queries, answers, strict=True)]
     texts = list(map(_answers_text, queries, answers))
     if options.explain:
         from kgc_seq2seq.explain import explain_parts
@@ -361,72 +364,20 @@ def _predict(options: Namespace) -> Answer:
 
 
 def _queries(options: Namespace) -> list[Query]:
-    import json
+    from kgc_seq2seq.queries import KEYS, parse_queries, parse_query
 
-    given = {"head": options.head, "tail": options.tail, "relation": options.relation,
-             "direction": options.direction}
+    given = {key: getattr(options, key) for key in KEYS}
     if options.queries is None:
-        return [_query(given, "", "--")]
+        return [parse_query(given, dashes="--")]
     if any(given.values()):
         raise InputError("--queries takes the place of --head, --tail, --relation and "
                          "--direction; give one or the other.")
     try:
-        lines = options.queries.read_text("utf-8").splitlines()
+        text = options.queries.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{options.queries} cannot be read ({error}); give a file with one JSON "
                          "object a line.") from None
-    queries = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{options.queries}, line {number}: "
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}not JSON ({error}); write one object a line.") from None
-        queries.append(_read_query(entry, where))
-    if not queries:
-        raise InputError(f"{options.queries} holds no query; write one object a line.")
-    return queries
-
-
-def _read_query(entry: Any, where: str) -> Query:
-    """The query of one line of a file."""
-    from dataclasses import replace
-
-    from kgc_seq2seq.newcomers import Newcomer
-
-    kinds: dict[str, tuple[type, ...]] = {
-        "head": (str, dict), "tail": (str, dict), "relation": (str,), "direction": (str,),
-        "candidates": (list,)}
-    if not isinstance(entry, dict) or not all(
-            key in kinds and isinstance(value, kinds[key]) for key, value in entry.items()):
-        raise InputError(f"{where}a query is an object with texts under head or tail, relation, "
-                         "and perhaps direction and a list of candidates; mend it.")
-    candidates = entry.pop("candidates", [])
-    if not all(isinstance(name, str) for name in candidates):
-        raise InputError(f"{where}candidates must be a list of names; mend it.")
-    query = _query(entry, where, "")
-    if isinstance(query.entity, dict):
-        try:
-            query = replace(query, entity=Newcomer.read(query.entity))
-        except InputError as error:
-            raise InputError(f"{where}{error}") from None
-    return replace(query, candidates=tuple(candidates))
-
-
-def _query(given: dict[str, Any], where: str, dashes: str) -> Query:
-    """The query of ``--head``, ``--tail``, ``--relation`` and ``--direction``, or a line."""
-    from kgc_seq2seq.completer import Query
-
-    head: Any = given.get("head")
-    tail: Any = given.get("tail")
-    if (head is None) == (tail is None) or given.get("relation") is None:
-        raise InputError(f"{where}a query needs {dashes}relation and either {dashes}head or "
-                         f"{dashes}tail; give both.")
-    entity: str = head if tail is None else tail
-    direction: Any = given.get("direction") or ("tail" if tail is None else "head")
-    if direction not in ("tail", "head"):
-        raise InputError(f"{where}direction is {direction!r}; it must be 'tail' or 'head'.")
-    return Query(entity, given["relation"], direction)
+    return parse_queries(text, str(options.queries))
 
 
 def _features(options: Namespace) -> Answer:
@@ -449,12 +400,6 @@ def _report(options: Namespace) -> Answer:
 
     path = report_run(options.run, options.against)
     return Answer({"report": str(path)}, f"The report is {path}.")
-
-
-def _answers_data(query: Query, found: Sequence[Prediction]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"query": asdict(query), "answers": [asdict(answer) for answer in found]}
 
 
 def _answers_text(query: Query, found: Sequence[Prediction]) -> str:

@@ -1,0 +1,221 @@
+"""The page and its API, as a Gradio application."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import gradio as gr
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.completer import Direction, Query
+from kgc_seq2seq.explorer.explorer import MAX_ANSWERS, MAX_QUERIES, MAX_TEXT, Asked, Explorer
+from kgc_seq2seq.explorer.render import answers_html, reasons_html
+
+SHOWN = 10
+"""Answers, unless another number is asked for."""
+WAITING = 32
+"""More requests than these do not wait: they are refused."""
+_MODEL = "model"  # what runs the model runs alone; looking names up need not wait for it
+_KINDS = {
+    "generator": "A model reads the question and what the graph and the images say of it, and "
+                 "writes the name of the answer.",
+    "scorer": "A model scores every entity from vectors.",
+    "fusion": "A model that writes the name of the answer, and others that score every entity, "
+              "answer together."}
+_SUGGEST = """() => document.addEventListener("focusin", event => {
+    if (event.target.closest("#entity")) event.target.setAttribute("list", "entity-names");
+})"""
+"""The browser's own list of suggestions, which Gradio's field for texts has no setting for."""
+_TELL_CLICKS = """element.addEventListener("click", event => {
+    const button = event.target.closest("button[data-answer]");
+    if (!button) return;
+    document.getElementById("reasons").scrollIntoView();
+    trigger("click", {answer: button.dataset.answer});
+})"""
+"""Of an answer: whose reasons are asked for."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def build(explorer: Explorer) -> gr.Blocks:
+    """The page over a run.
+
+    Its functions for programs are ``/predict``, ``/entities``, ``/relations`` and ``/queries``.
+    """
+    with gr.Blocks(title=f"{explorer.graph.name}: explorer", analytics_enabled=False) as page:
+        gr.HTML(_welcome(explorer))
+        with gr.Tabs():
+            with gr.Tab("Ask"):
+                _ask_tab(explorer, page)
+            with gr.Tab("Ask many"):
+                _queries_tab(explorer)
+        _programs(explorer)
+    page.queue(max_size=WAITING, default_concurrency_limit=4)
+    return page
+
+
+def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
+    first = explorer.example(0)
+    shown = gr.State()
+    count = gr.State(0)
+    with gr.Row():
+        entity = gr.Textbox(first.entity, label="Entity", info="type for suggestions", max_lines=1,
+                            max_length=MAX_TEXT, elem_id="entity", scale=3, min_width=220)
+        relation = gr.Dropdown(explorer.relations, value=first.relation, label="Relation",
+                               info="type to search", scale=3, min_width=220)
+        direction = gr.Radio([("entity → ?", "tail"), ("? → entity", "head")],
+                             value=first.direction, label="Asked for",
+                             info="which end is missing", scale=3, min_width=260)
+    with gr.Row():
+        ask = gr.Button("Ask", variant="primary", min_width=120)
+        another = gr.Button("Try a test question", min_width=120)
+        k = gr.Slider(1, MAX_ANSWERS, value=SHOWN, step=1, label="Answers", min_width=220)
+    answers = gr.HTML(js_on_load=_TELL_CLICKS)
+    reasons = gr.HTML(elem_id="reasons", visible=explorer.kind != "scorer")
+    names = gr.HTML(_options(explorer.entities("")), visible="hidden")
+
+    def suggest(text: str) -> str:
+        return _options(explorer.entities(text))
+
+    def answer(entity: str, relation: str | None, direction: Direction, k: int) -> Any:
+        asked = explorer.ask(Query(entity.strip(), relation or "", direction), int(k))
+        return asked, _answers(explorer, asked)
+
+    def explain_first(asked: Asked) -> str:
+        return _reasons(explorer, asked.query, asked.answers[0].name)
+
+    def explain(asked: Asked, event: gr.EventData) -> str:
+        return _reasons(explorer, asked.query, str(event.answer))
+
+    def example(count: int) -> Any:
+        query = explorer.example(count + 1)
+        return count + 1, query.entity, query.relation, query.direction
+
+    query = [entity, relation, direction, k]
+    private = {"api_visibility": "private"}
+    model = private | {"concurrency_id": _MODEL, "concurrency_limit": 1,
+                       "trigger_mode": "always_last"}
+    page.load(None, js=_SUGGEST)
+    entity.input(_sentences(suggest), entity, names, show_progress="hidden",
+                 trigger_mode="always_last", **private)
+    another.click(_sentences(example), count, [count, entity, relation, direction],
+                  show_progress="hidden", **private).then(
+        _sentences(answer), query, [shown, answers], **model).success(
+        _sentences(explain_first), shown, reasons, **model)
+    gr.on([page.load, ask.click, entity.submit, relation.input, direction.input, k.release],
+          _sentences(answer), query, [shown, answers], **model).success(
+        _sentences(explain_first), shown, reasons, **model)
+    answers.click(_sentences(explain), shown, reasons, **model)
+
+
+def _queries_tab(explorer: Explorer) -> None:
+    gr.HTML(f"""<section class="kgc"><p class="lead">A file with one query a line, at most
+{MAX_QUERIES:,}; the answers come as the JSON document that <code>kgc predict --queries FILE
+--json</code> prints.</p><pre>{escape(_lines(explorer))}</pre></section>""")
+    with gr.Row():
+        upload = gr.File(label="Queries (.jsonl)", file_types=[".jsonl", ".json", ".txt"],
+                         type="binary", height=160)
+        _refuse_links(upload)
+        answers = gr.File(label="Answers", interactive=False, height=160)
+    with gr.Row():
+        k = gr.Slider(1, MAX_ANSWERS, value=SHOWN, step=1, label="Answers to each")
+        ask = gr.Button("Answer the file", variant="primary")
+
+    def queries(file: bytes | None, k: int = SHOWN) -> str:
+        """Answer a file of queries, one JSON object a line; gives a JSON document."""
+        if file is None:
+            raise InputError("There is no file yet; choose one with a query a line.")
+        try:
+            text = file.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"The file is not UTF-8 ({error}); save it so.") from None
+        data = explorer.ask_lines(text, int(k))
+        # Gradio takes its own copy of what lies in the temporary folder, which `serve` empties.
+        path = Path(tempfile.mkdtemp(dir=upload.GRADIO_CACHE)) / "answers.json"
+        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        return str(path)
+
+    ask.click(_sentences(queries), [upload, k], answers, concurrency_id=_MODEL,
+              concurrency_limit=1, api_name="queries")
+
+
+def _programs(explorer: Explorer) -> None:
+    def predict(entity: str, relation: str, direction: Literal["tail", "head"] = "tail",
+                k: int = SHOWN, explain: bool = False) -> dict[str, Any]:
+        """Answer one query, as 'kgc predict --json' does."""
+        return explorer.ask_as_data(Query(entity, relation, direction), k, explain=explain)
+
+    def entities(text: str = "") -> list[str]:
+        """Names of entities that match a text, best first."""
+        return explorer.entities(text)
+
+    def relations() -> list[str]:
+        """The names of all relations."""
+        return explorer.relations
+
+    gr.api(_sentences(predict), api_name="predict", concurrency_id=_MODEL, concurrency_limit=1)
+    gr.api(_sentences(entities), api_name="entities")
+    gr.api(_sentences(relations), api_name="relations")
+
+
+def _sentences(act: Callable[P, T]) -> Callable[P, T]:
+    """Let Gradio show an `InputError` as it is: as a sentence, not as a traceback."""
+    @functools.wraps(act)
+    def wrapped(*values: P.args, **named: P.kwargs) -> T:
+        try:
+            return act(*values, **named)
+        except InputError as error:
+            # Gradio shows the message as HTML.
+            raise gr.Error(escape(str(error), quote=False), print_exception=False) from None
+    return wrapped
+
+
+def _refuse_links(upload: gr.File) -> None:
+    """Take uploads only: Gradio would fetch a URL that a program names in their place."""
+    take = upload.async_move_resource_to_block_cache
+
+    async def take_uploaded(path: str | Path | None) -> str | None:
+        if path is not None and "://" in str(path):
+            raise gr.Error("A link is not fetched; upload the file.", print_exception=False)
+        return await take(path)
+
+    vars(upload)["async_move_resource_to_block_cache"] = take_uploaded
+
+
+def _answers(explorer: Explorer, asked: Asked) -> str:
+    place = explorer.completer.resolve_entity(asked.query.entity)
+    return answers_html(asked, explorer.graph.entity_ids[place],
+                        explorer.graph.entity_descriptions[place], explorer.pictures,
+                        why=explorer.kind != "scorer")
+
+
+def _reasons(explorer: Explorer, query: Query, answer: str) -> str:
+    return "" if explorer.kind == "scorer" else reasons_html(explorer.reasons(query, answer))
+
+
+def _options(names: Sequence[str]) -> str:
+    options = "".join(f'<option value="{escape(name)}"></option>' for name in names)
+    return f'<datalist id="entity-names">{options}</datalist>'
+
+
+def _welcome(explorer: Explorer) -> str:
+    graph = explorer.graph
+    return f"""<section class="kgc"><h1>Ask {escape(graph.name)}</h1>
+<p class="lead">Give one end of a fact and its relation; what stands at the other end?
+{_KINDS[explorer.kind]} All {graph.num_entities:,} entities are candidates; their probabilities add
+up to 100%.</p></section>"""
+
+
+def _lines(explorer: Explorer) -> str:
+    """Two queries as lines of a file."""
+    graph = explorer.graph
+    head, relation, tail = graph.train[0].tolist()
+    known = {"relation": graph.relation_names[relation]}
+    return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in (
+        {"head": graph.entity_names[head], **known}, {"tail": graph.entity_names[tail], **known}))

@@ -1,0 +1,175 @@
+"""What the page and its programs can ask of a run; every request is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caption_cache.errors import InputError
+from kgc_seq2seq.completer import Completer, Prediction, Query
+from kgc_seq2seq.explain import PartsExplanation, explain_parts
+from kgc_seq2seq.explorer.name_search import NameSearch
+from kgc_seq2seq.explorer.pictures import Pictures
+from kgc_seq2seq.leave_one_out import Effect, leave_one_out
+from kgc_seq2seq.newcomers import Newcomer
+from kgc_seq2seq.queries import answers_data, parse_queries
+from kgc_seq2seq.runs import Kind, open_run
+from kgc_seq2seq.text.verbalizer import Part
+
+MAX_TEXT = 200
+"""Characters of a name in a request."""
+MAX_ANSWERS = 100
+"""Answers to one query."""
+MAX_QUERIES = 1000
+"""Queries of one file."""
+MAX_MATCHES = 20
+"""Names that are offered while one is typed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query and what came of it."""
+
+    query: Query
+    """With the names of the graph, whatever was typed."""
+    answers: Sequence[Prediction]
+    """Best first."""
+    parts: PartsExplanation
+    """What each part of the system has in them."""
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why a generator gives an answer its probability."""
+
+    answer: str
+    """The name of the answer."""
+    read: Sequence[Part]
+    """What the model reads for the query, and what its budget leaves out."""
+    effects: Sequence[Effect]
+    """What each part of the context that is read does to the answer."""
+
+
+class Explorer:
+    """A run that is asked by people and programs."""
+
+    def __init__(self, run: Path) -> None:
+        """Open a run.
+
+        Raises:
+            InputError: As `open_run`, or its images cannot be listed.
+        """
+        opened = open_run(run)
+        self.kind: Kind = opened.kind
+        self.completer = Completer(opened)
+        self.graph = self.completer.graph
+        self.pictures = Pictures(opened.dataset, opened.captions)
+        self._names = NameSearch(self.graph)
+
+    @property
+    def relations(self) -> list[str]:
+        """The names of the R relations."""
+        return list(self.graph.relation_names[: self.graph.num_relations])
+
+    def entities(self, text: str) -> list[str]:
+        """Names of entities that match what was typed, best first, `MAX_MATCHES` at most.
+
+        Raises:
+            InputError: The text is too long.
+        """
+        _bound(text)
+        return self._names.find(text, MAX_MATCHES)
+
+    def example(self, seed: int) -> Query:
+        """A test fact as a query; where there are images, of a head that has one."""
+        graph = self.graph
+        facts = next(facts for facts in (graph.test, graph.valid, graph.train) if len(facts))
+        shown = np.array([graph.entity_ids[head] in self.pictures for head in facts[:, 0]])
+        chosen = facts[shown] if shown.any() else facts
+        head, relation, _ = chosen[np.random.default_rng(seed).integers(len(chosen))].tolist()
+        return Query(graph.entity_names[head], graph.relation_names[relation])
+
+    def ask(self, query: Query, k: int) -> Asked:
+        """Answer a query.
+
+        Raises:
+            InputError: It asks too much, or a name is unknown.
+        """
+        _bound(query.name, query.relation)
+        _bound_answers(k)
+        if query.direction not in ("tail", "head"):
+            raise InputError(f"direction is {query.direction!r}; it must be 'tail' or 'head'.")
+        entity, relation = self.completer.resolve(query)
+        plain = relation % self.graph.num_relations
+        query = Query(self.graph.entity_names[entity], self.graph.relation_names[plain],
+                      query.direction)
+        answers = self.completer.complete(query, k)
+        return Asked(query, answers, explain_parts(self.completer, [query], [answers])[0])
+
+    def reasons(self, query: Query, answer: str) -> Reasons:
+        """Why a generator, alone or in a fusion, gives an answer its probability.
+
+        Raises:
+            InputError: A name is unknown, or it is the run of a scorer.
+        """
+        _bound(query.name, query.relation, answer)
+        generator = self.completer.generator
+        asked = self.completer.resolve(query)
+        chosen = self.completer.resolve_entity(answer)
+        return Reasons(
+            self.graph.entity_names[chosen],
+            generator.verbalizer.parts(np.array([*asked, -1], np.int32)),
+            leave_one_out(generator.search, generator.verbalizer, asked, chosen))
+
+    def ask_as_data(self, query: Query, k: int, *, explain: bool) -> dict[str, Any]:
+        """As ``kgc predict --json``, and with ``explain`` as ``kgc predict --explain --json``.
+
+        Raises:
+            InputError: As `ask`.
+        """
+        asked = self.ask(query, k)
+        data = answers_data(asked.query, asked.answers)
+        if explain:
+            data |= asked.parts.data
+            if self.kind != "scorer":
+                reasons = self.reasons(asked.query, asked.answers[0].name)
+                data["context"] = [asdict(effect) for effect in reasons.effects]
+        return data
+
+    def ask_lines(self, text: str, k: int) -> list[dict[str, Any]]:
+        """As ``kgc predict --queries FILE --json``.
+
+        Args:
+            text: The lines of the file.
+            k: Answers to each query.
+
+        Raises:
+            InputError: A line is no query or asks too much, or there are too many.
+        """
+        queries = parse_queries(text, "The file")
+        if len(queries) > MAX_QUERIES:
+            raise InputError(f"The file holds {len(queries):,} queries; ask {MAX_QUERIES:,} at "
+                             "once, or use 'kgc predict --queries'.")
+        _bound_answers(k)
+        for query in queries:
+            _bound(query.name, query.relation, *query.candidates)
+            if isinstance(query.entity, Newcomer) and query.entity.image is not None:
+                raise InputError(f"The new entity {query.name!r} names a file of this machine as "
+                                 "its image; give a caption instead.")
+        return list(map(answers_data, queries, self.completer.complete_many(queries, k)))
+
+
+def _bound(*texts: str) -> None:
+    for text in texts:
+        if len(text) > MAX_TEXT:
+            raise InputError(f"A name of {len(text):,} characters is too long; give at most "
+                             f"{MAX_TEXT}.")
+
+
+def _bound_answers(k: int) -> None:
+    if not 1 <= k <= MAX_ANSWERS:
+        raise InputError(f"k is {k}; ask for 1 to {MAX_ANSWERS} answers.")

@@ -1,0 +1,89 @@
+"""Serves the explorer on loopback, and keeps what is not of this machine out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from caption_cache.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+MAX_UPLOAD = "1mb"
+"""Of a file."""
+POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
+          "base-uri 'self'; frame-ancestors 'self'; form-action 'self'")
+"""A browser then asks nothing of any other host, whatever a page says."""
+
+
+@contextmanager
+def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
+    """Serve the page of a run until the context ends.
+
+    Args:
+        run: The folder of the run.
+        port: None: the first free one from 7860 on.
+        browser: Whether to open the page in the default browser.
+
+    Yields:
+        The URL of the page.
+
+    Raises:
+        InputError: The run cannot be opened, or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="kgc-explore-") as uploads:
+        # Read by Gradio while it is imported and when components are made.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads,
+                       "HF_HUB_OFFLINE": "1"}
+        import gradio as gr
+
+        from kgc_seq2seq.explorer.app import build
+        from kgc_seq2seq.explorer.explorer import Explorer
+
+        page = build(Explorer(run))
+        fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+        try:
+            _, url, _ = page.launch(
+                server_name=LOOPBACK, server_port=port, inbrowser=browser, share=False,
+                prevent_thread_lock=True, quiet=True, show_error=False, ssr_mode=False,
+                pwa=False, enable_monitoring=False, run_history=False, mcp_server=False,
+                max_file_size=MAX_UPLOAD, allowed_paths=[], footer_links=["api", "settings"],
+                theme=gr.themes.Base(font=fonts[0], font_mono=fonts[1], primary_hue="blue"),
+                css_paths=Path(__file__).with_name("style.css"),
+                app_kwargs={"middleware": [
+                    # Another name for this machine would come from a foreign page.
+                    Middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"]),
+                    Middleware(OwnHostOnly)]})
+        except OSError as error:
+            raise InputError(f"The port cannot be had ({error}); choose another with --port, or "
+                             "leave it out.") from None
+        try:
+            yield url
+        finally:
+            page.close(verbose=False)
+
+
+class OwnHostOnly:
+    """Has browsers ask nothing of other hosts, and asks them nothing itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["content-security-policy"] = POLICY
+            await send(message)
+
+        if scope["type"] == "http" and "=http" in scope["path"]:
+            # Gradio's file=http… and proxy=http… would fetch what they name.
+            scope = scope | {"path": "/refused", "raw_path": b"/refused"}
+        await self.app(scope, receive, answer)
