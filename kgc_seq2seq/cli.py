@@ -15,6 +15,7 @@ from caption_cache.command_line import Answer, Parser, run
 from caption_cache.errors import InputError
 from kgc_seq2seq.commands.calibrate import add_calibrate
 from kgc_seq2seq.commands.compare import add_compare
+from kgc_seq2seq.commands.complete_modalities import add_complete_modalities
 from kgc_seq2seq.commands.configuration import add_config
 from kgc_seq2seq.commands.doctor import add_doctor
 from kgc_seq2seq.commands.explore import add_explore
@@ -105,6 +106,7 @@ def _parser() -> Parser:
         "say what each part of a fusion has in an answer's score, what structure, image and text "
         "weigh in a scorer, and what the first answer's log-probability would be without each "
         "part of the generator's input"))
+    add_complete_modalities(parser)
     _add_features(parser)
     add_fuse(parser)
     add_show_input(parser)
@@ -179,6 +181,8 @@ def _add_features(parser: Parser) -> None:
                           help="width of the vectors of weighted words")
     features.add_argument("--captions", metavar="SOURCE", nargs="?", const="", help=(
         "read the captions too; SOURCE says whose, where there are several"))
+    features.add_argument("--without-generated", action="store_true",
+                          help="read nothing that 'kgc complete-modalities' generated")
     features.add_argument("--batch-size", type=_count, default=64,
                           help="texts or images that a model gets at once")
     features.add_argument("--device", default="cpu", help="where a model runs, such as cuda")
@@ -389,10 +393,12 @@ def _features(options: Namespace) -> Answer:
         modalities=tuple(options.modality or ()), image_model=options.image_model,
         text_model=options.text_model, image_matrix=options.image_matrix,
         text_matrix=options.text_matrix, rows=options.rows, dim=options.dim,
-        captions=options.captions, batch_size=options.batch_size, device=options.device))
+        captions=options.captions, generated=not options.without_generated,
+        batch_size=options.batch_size, device=options.device))
     return Answer([asdict(entry) for entry in made], "\n".join(
         f"{entry.path}: {entry.vectors} of {entry.entities} entities have a vector, "
-        f"{entry.width} numbers each." for entry in made))
+        + (f"{entry.generated} of what was generated, " if entry.generated else "")
+        + f"{entry.width} numbers each." for entry in made))
 
 
 def _report(options: Namespace) -> Answer:

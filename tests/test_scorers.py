@@ -30,7 +30,14 @@ from kgc_seq2seq.scorers.rotation import (
     rotate,
 )
 from kgc_seq2seq.scorers.scorer import EntityScorer, Vocabulary, scorer_class
-from kgc_seq2seq.scorers.weighting import SamplingConfig, sampling_loss, uncertainty, weights
+from kgc_seq2seq.scorers.weighting import (
+    SamplingConfig,
+    WeightingConfig,
+    sampling_loss,
+    softmax_loss,
+    uncertainty,
+    weights,
+)
 
 SAMPLING = SamplingConfig(negatives=7)
 
@@ -83,7 +90,7 @@ def test_one_vs_all_loss_is_cross_entropy_and_n3() -> None:
     graph = random_graph(2)
     for kind, config in SMALL[:2]:
         scorer = make(kind, config, graph)
-        batch = scorer.feed(graph, 0)(np.arange(9), 1)
+        batch = scorer.feed(graph, 0)(np.arange(9), 1) | {"done": torch.tensor(0.0)}
         head, relation, tail = batch["queries"].unbind(1)
         factors = [scorer.entities(head), scorer.relations(relation), scorer.entities(tail)]
         if kind is ComplEx:
@@ -240,6 +247,63 @@ def test_weights_are_finite_at_any_score(score: float, entropy: str, count: int)
     assert torch.isfinite(sampling_loss(scores[:, 0], scores, SamplingConfig(entropy=entropy), 0.0))
 
 
+WEIGHTINGS = [
+    WeightingConfig(temperature=0.0), WeightingConfig(temperature=0.5, spared=0.3),
+    WeightingConfig(temperature=0.0, entropy="added", entropy_weight=2.0),
+    WeightingConfig(entropy="proportional"), WeightingConfig(entropy="list")]
+
+
+@pytest.mark.parametrize("config", WEIGHTINGS)
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 99), st.floats(0.1, 3))
+def test_weighted_softmax_follows_its_equation(
+    config: WeightingConfig, seed: int, spread: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = (spread * torch.randn(3, 9, generator=generator, dtype=torch.float64)
+              ).requires_grad_()
+    answers = torch.randint(9, (3,), generator=generator)
+    expected = torch.zeros(())
+    for row, answer in zip(scores, answers.tolist(), strict=True):
+        wrong = [e for e in range(9) if e != answer]
+        odds = torch.stack([row[e] - torch.cat([row[:e], row[e + 1:]]).logsumexp(0)
+                            for e in wrong])
+        share = weights(odds[None], config, 0.05)[0]
+        expected = expected + (row[answer].exp() + 8 * (share * row[wrong].exp()).sum()
+                               ).log() - row[answer]
+    ours = softmax_loss(scores, answers, config, 0.05)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(torch.autograd.grad(ours, scores),
+                               torch.autograd.grad(expected, scores))
+    moved = softmax_loss(scores + 7, answers, config, 0.05)
+    torch.testing.assert_close(moved, ours)  # a softmax knows no absolute scores
+
+
+@pytest.mark.parametrize("config", WEIGHTINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weighted_softmax_is_finite_at_any_score(
+    config: WeightingConfig, dtype: torch.dtype
+) -> None:
+    scores = torch.tensor([[3e4, -3e4, 0, 0], [0, 0, 0, 0], [0, 3e4, 0, 0]], dtype=dtype)
+    answers = torch.tensor([0, 1, 2])
+    loss = softmax_loss(scores.requires_grad_(), answers, config, 1.0)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(torch.autograd.grad(loss, scores)[0]).all()
+
+
+def test_one_vs_all_scorers_learn_with_egns() -> None:
+    graph = random_graph(2)
+    losses = {}
+    for entropy in ("none", "added"):
+        scorer = make(DistMult, OneVsAllConfig(dim=5, init_sd=0.5, weighting=WeightingConfig(
+            temperature=0.0, entropy=entropy, entropy_warmup=0.0)), graph)
+        batch = scorer.feed(graph, 0)(np.arange(9), 1) | {"done": torch.tensor(0.5)}
+        losses[entropy] = scorer.loss(batch)
+        assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(
+            losses[entropy], list(scorer.parameters())))
+    assert losses["added"] > losses["none"]  # what is uncertain is what is likely
+
+
 def test_two_stage_sampling_keeps_the_most_uncertain() -> None:
     graph = random_graph(4)
     sampling = SamplingConfig(negatives=3, candidates=4)
@@ -290,6 +354,18 @@ def test_a_scorer_survives_its_folder(
                         ) is kind
 
 
+def test_a_scorer_of_an_older_version_has_the_defaults(tmp_path: Path) -> None:
+    graph = random_graph(0)
+    scorer = make(DistMult, OneVsAllConfig(dim=2), graph).float()
+    scorer.save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    del about["config"]["weighting"]
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    loaded = EntityScorer.from_pretrained(tmp_path, graph)
+    assert loaded.config == scorer.config
+    assert torch.equal(all_scores(loaded, graph), all_scores(scorer, graph))
+
+
 def test_a_scorer_of_another_graph_is_refused(tmp_path: Path) -> None:
     scorer = make(DistMult, OneVsAllConfig(dim=2), random_graph(0))
     scorer.save_pretrained(tmp_path)
@@ -318,7 +394,8 @@ def test_an_unknown_scorer_is_refused_with_those_there_are() -> None:
     lambda: OneVsAllConfig(dropout=1), lambda: RotationConfig(dim=0),
     lambda: RotationConfig(gamma=0), lambda: RotationConfig(regularization=-1),
     lambda: SamplingConfig(negatives=0), lambda: SamplingConfig(temperature=-1),
-    lambda: SamplingConfig(spared=1), lambda: SamplingConfig(entropy="list", temperature=0)])
+    lambda: WeightingConfig(temperature=-1), lambda: SamplingConfig(spared=1),
+    lambda: SamplingConfig(entropy="list", temperature=0)])
 def test_impossible_settings_are_refused_by_their_key(make_config: object) -> None:
-    with pytest.raises(InputError, match=r"model\.(sampling\.)?[a-z0-9_]+ "):
+    with pytest.raises(InputError, match=r"model\.(sampling\.|weighting\.)?[a-z0-9_]+ "):
         make_config()

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -31,6 +32,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "released": {}, "without structure": {"structure": False}, "image": {"modalities": ("image",)},
     "text": {"modalities": ("text",)}, "structure alone": {"modalities": ()},
     "unguided": {"guided": False}, "paper": {"variant": "paper"},
+    "paper without alignment": {"variant": "paper", "alignment": 0.0},
+    "without completion": {"completion": False},
     "relation weights": {"relation_weights": True},
     "paper with all": {"variant": "paper", "relation_weights": True},
     "unguided without structure": {"guided": False, "structure": False}}
@@ -42,7 +45,7 @@ def vectors(graph: KnowledgeGraph, *, everyone: bool) -> dict[str, Vectors]:
     for modality, width in (("image", 4), ("text", 5)):
         mask = torch.rand(graph.num_entities, generator=generator) < (2 if everyone else 0.6)
         values = torch.randn(graph.num_entities, width, generator=generator) * mask[:, None]
-        found[modality] = Vectors(values, mask)
+        found[modality] = Vectors(values, mask, mask & (torch.arange(len(mask)) % 3 == 0))
     return found
 
 
@@ -143,6 +146,45 @@ def test_scores_loss_and_gradients_are_those_of_the_specification(
         for entity in range(graph.num_entities):
             triple = (head, relation, entity) if relation < 3 else (entity, relation - 3, head)
             torch.testing.assert_close(scores[row, entity], score(scorer, *triple).detach())
+
+
+@pytest.mark.parametrize("changes", list(ABLATIONS.values())[1:], ids=list(ABLATIONS)[1:])
+def test_every_switch_changes_what_is_learnt(changes: dict[str, Any]) -> None:
+    graph = random_graph(3)
+    found = []
+    for config in (CONFIG, replace(CONFIG, **changes)):
+        scorer = make(graph, config)
+        for name, weights in scorer.named_parameters():  # the same, whatever else there is
+            generator = torch.Generator().manual_seed(crc32(name.encode()))
+            torch.nn.init.normal_(weights, std=0.5, generator=generator)
+        batch = scorer.feed(graph, 0)(np.arange(5), 1) | {"done": torch.tensor(0.0)}
+        found.append(scorer.loss(batch))
+    same = changes.get("alignment") == 0  # then the variants differ in nothing
+    assert torch.isclose(*found) == same
+
+
+def test_without_completion_what_was_generated_is_masked_out() -> None:
+    graph = random_graph(3)
+    config = replace(CONFIG, completion=False)
+    without = make(graph, config)
+    given = vectors(graph, everyone=True)
+    masked = {modality: Vectors(found.values * ~found.generated[:, None],
+                                found.mask & ~found.generated)
+              for modality, found in given.items()}
+    by_hand = Lbmkgc(CONFIG, Vocabulary.of(graph), masked).double()
+    by_hand.load_state_dict(without.state_dict())
+    for modality, found in masked.items():
+        assert torch.equal(without.vectors(modality).mask, found.mask)
+        assert torch.equal(without.vectors(modality).values.float(), found.values)
+    query = torch.arange(12), torch.arange(12) % 6
+    assert torch.equal(without.eval().score(*query), by_hand.eval().score(*query))
+    weights = without.modality_weights(*query)
+    assert weights is not None
+    assert not weights["image"][::3].any()
+    everything = {modality: replace(found, generated=found.mask)
+                  for modality, found in given.items()}
+    with pytest.raises(InputError, match=r"every vector of the modality image is generated; leav"):
+        Lbmkgc(config, Vocabulary.of(graph), everything)
 
 
 @pytest.mark.parametrize("everyone", [True, False], ids=["complete", "with gaps"])

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no structure": {"structure": False}, "image": {"modalities": ("image",)},
     "structure alone": {"modalities": ()}, "image alone": {"modalities": ("image",),
                                                            "structure": False},
+    "no completion": {"completion": False},
     "no EGNS": {"sampling": SamplingConfig(negatives=6)},
     "two stages": {"sampling": SamplingConfig(negatives=3, candidates=3)}}
 
@@ -44,7 +46,8 @@ def make(graph: KnowledgeGraph, config: MocmeConfig) -> Mocme:
     for modality, width in (("image", 4), ("text", 5)):
         mask = torch.rand(graph.num_entities, generator=generator) < 0.7
         vectors[modality] = Vectors(
-            torch.randn(graph.num_entities, width, generator=generator) * mask[:, None], mask)
+            torch.randn(graph.num_entities, width, generator=generator) * mask[:, None], mask,
+            mask & (torch.arange(graph.num_entities) % 3 == 0))
     torch.manual_seed(0)
     scorer = Mocme(config, Vocabulary.of(graph), vectors).double()
     for weights in scorer.parameters():
@@ -151,6 +154,20 @@ def test_entities_are_fused_by_the_specification(changes: dict[str, Any]) -> Non
     other = torch.autograd.grad((expected * direction).sum(), [weights for _, weights in named])
     for (name, _), first, second in zip(named, one, other, strict=True):
         torch.testing.assert_close(first, second, msg=name)
+
+
+@pytest.mark.parametrize("changes", list(SWITCHES.values())[1:], ids=list(SWITCHES)[1:])
+def test_every_switch_changes_what_is_learnt(changes: dict[str, Any]) -> None:
+    graph = random_graph(2)
+    found = []
+    for config in (CONFIG, replace(CONFIG, **changes)):
+        scorer = make(graph, config)
+        for name, weights in scorer.named_parameters():  # the same, whatever else there is
+            generator = torch.Generator().manual_seed(crc32(name.encode()))
+            torch.nn.init.normal_(weights, std=0.7, generator=generator)
+        batch = scorer.feed(graph, 0)(np.arange(6), 1) | {"done": torch.tensor(0.5)}
+        found.append(scorer.loss(batch))
+    assert not torch.isclose(*found)
 
 
 @pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)

@@ -95,7 +95,7 @@ def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
 
     def example(count: int) -> Any:
         query = explorer.example(count + 1)
-        return count + 1, query.entity, query.relation, query.direction
+        return count + 1, query.name, query.relation, query.direction
 
     query = [entity, relation, direction, k]
     private = {"api_visibility": "private"}
@@ -183,13 +183,14 @@ def _refuse_links(upload: gr.File) -> None:
     async def take_uploaded(path: str | Path | None) -> str | None:
         if path is not None and "://" in str(path):
             raise gr.Error("A link is not fetched; upload the file.", print_exception=False)
-        return await take(path)
+        taken: str | None = await take(path)
+        return taken
 
     vars(upload)["async_move_resource_to_block_cache"] = take_uploaded
 
 
 def _answers(explorer: Explorer, asked: Asked) -> str:
-    place = explorer.completer.resolve_entity(asked.query.entity)
+    place = explorer.completer.resolve_entity(asked.query.name)
     return answers_html(asked, explorer.graph.entity_ids[place],
                         explorer.graph.entity_descriptions[place], explorer.pictures,
                         why=explorer.kind != "scorer")

@@ -31,7 +31,7 @@ def answers_html(
         pictures: Of the data set.
         why: Whether reasons can be asked for: whether there is a button for it.
     """
-    name = asked.query.entity
+    name = asked.query.name
     images = "".join(f'<img alt="{escape(name)}" src="{url}">'
                      for url in pictures.of(entity, GIVEN_IMAGES))
     texts = [f'<p class="description">{escape(description)}</p>'] if description else []
@@ -57,7 +57,7 @@ def reasons_html(reasons: Reasons) -> str:
 
 
 def _question(query: Query) -> str:
-    given, asked = f"<b>{escape(query.entity)}</b>", '<b class="asked">?</b>'
+    given, asked = f"<b>{escape(query.name)}</b>", '<b class="asked">?</b>'
     head, tail = (given, asked) if query.direction == "tail" else (asked, given)
     return f'{head} <span class="arrow">— {escape(query.relation)} →</span> {tail}'
 

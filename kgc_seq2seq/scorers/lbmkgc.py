@@ -18,14 +18,15 @@ from torch.nn import functional
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.scorers.fusion import masked_softmax
-from kgc_seq2seq.scorers.rotate import EPSILON, RotationConfig, RotationScorer, pick
+from kgc_seq2seq.scorers.modal import ModalConfig, ModalScorer
+from kgc_seq2seq.scorers.rotate import pick
 from kgc_seq2seq.scorers.scorer import Batch, Vocabulary
 from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.scorers.weighting import SamplingConfig
 
 
 @dataclass(frozen=True)
-class LbmkgcConfig(RotationConfig):
+class LbmkgcConfig(ModalConfig):
     """LBMKGC; the defaults are those of the released code for MKG-W."""
 
     gamma: float = 16.0
@@ -41,20 +42,11 @@ class LbmkgcConfig(RotationConfig):
     relation_weights: bool = False
     """Weight image against text by relation, not only both against structure (our
     reconstruction)."""
-    structure: bool = True
-    """Learn an embedding of each entity."""
-    modalities: tuple[Literal["image", "text"], ...] = ("image", "text")
-    """What is read of each entity."""
     guided: bool = True
     """Learn the weights of structure and modalities; otherwise all that is there counts alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.structure and not self.modalities:
-            raise InputError("model.modalities is empty and model.structure false; nothing is left "
-                             "to tell entities apart, give one of them.")
-        if len(set(self.modalities)) < len(self.modalities):
-            raise InputError("model.modalities names one twice; give each once.")
         if self.variant == "paper" and len(self.modalities) < 2:
             raise InputError("model.variant 'paper' aligns images with texts; give both "
                              "model.modalities, or variant 'released'.")
@@ -65,7 +57,7 @@ class LbmkgcConfig(RotationConfig):
             raise InputError(f"model.alignment is {self.alignment}; give 0 or more.")
 
 
-class Lbmkgc(RotationScorer):
+class Lbmkgc(ModalScorer):
     """LBMKGC, both variants."""
 
     name = "lbmkgc"
@@ -76,11 +68,7 @@ class Lbmkgc(RotationScorer):
     def __init__(self, config: LbmkgcConfig, vocabulary: Vocabulary,
                  vectors: Mapping[str, Vectors]) -> None:
         super().__init__(config, vocabulary, vectors)
-        size, count = 2 * config.dim, len(vocabulary.relation_ids)
-        span = (config.gamma + EPSILON) / size
-        if config.structure:
-            self.entities = nn.Embedding(len(vocabulary.entity_ids), size)
-            nn.init.uniform_(self.entities.weight, -span, span)
+        size, span, count = self.size, self.span, len(vocabulary.relation_ids)
         self.projections = nn.ModuleDict({
             modality: nn.Sequential(nn.Linear(vectors[modality].values.shape[1], size), nn.ReLU(),
                                     nn.Linear(size, size))
@@ -95,15 +83,6 @@ class Lbmkgc(RotationScorer):
             nn.init.zeros_(self.preference.weight)
         if config.variant == "paper":
             self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))  # as CLIP's
-
-    @classmethod
-    def reads(cls, config: LbmkgcConfig) -> tuple[str, ...]:
-        """Its modalities."""
-        return config.modalities
-
-    def structure(self) -> Tensor | None:
-        """The learnt embeddings, if there are any."""
-        return self.entities.weight if self.config.structure else None
 
     def tables(self, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """Structure, and the mixture of the modalities; or each of these, where relations weigh.

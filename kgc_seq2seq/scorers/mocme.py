@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,15 @@ from torch.nn import functional
 from caption_cache.errors import InputError
 from kgc_seq2seq.scorers.complementarity import Measure, complementarity
 from kgc_seq2seq.scorers.fusion import masked_softmax
-from kgc_seq2seq.scorers.rotate import EPSILON, RotationConfig, RotationScorer, pick
+from kgc_seq2seq.scorers.modal import ModalConfig, ModalScorer
+from kgc_seq2seq.scorers.rotate import pick
 from kgc_seq2seq.scorers.scorer import Vocabulary
 from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.scorers.weighting import SamplingConfig
 
 
 @dataclass(frozen=True)
-class MocmeConfig(RotationConfig):
+class MocmeConfig(ModalConfig):
     """MoCME (our reconstruction)."""
 
     dim: int = 250
@@ -34,10 +35,6 @@ class MocmeConfig(RotationConfig):
     """The margin γ."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(entropy="added"))
     """The negatives; without EGNS: ``entropy: none``."""
-    structure: bool = True
-    """Learn an embedding of each entity, a modality like the others."""
-    modalities: tuple[Literal["image", "text"], ...] = ("image", "text")
-    """What is read of each entity."""
     experts: int = 3
     """Views K of each modality; 1 leaves the experts out."""
     intra: Measure = "cos"
@@ -57,11 +54,6 @@ class MocmeConfig(RotationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.structure and not self.modalities:
-            raise InputError("model.modalities is empty and model.structure false; nothing is left "
-                             "to tell entities apart, give one of them.")
-        if len(set(self.modalities)) < len(self.modalities):
-            raise InputError("model.modalities names one twice; give each once.")
         for key in ("experts", "prototypes"):
             if getattr(self, key) < 1:
                 raise InputError(f"model.{key} is {getattr(self, key)}; give 1 or more.")
@@ -70,7 +62,7 @@ class MocmeConfig(RotationConfig):
                 raise InputError(f"model.{key} is {getattr(self, key)}; it must be positive.")
 
 
-class Mocme(RotationScorer):
+class Mocme(ModalScorer):
     """RotatE over one embedding of each entity, fused by complementarity (CMKF)."""
 
     name = "mocme"
@@ -81,36 +73,21 @@ class Mocme(RotationScorer):
     def __init__(self, config: MocmeConfig, vocabulary: Vocabulary,
                  vectors: Mapping[str, Vectors]) -> None:
         super().__init__(config, vocabulary, vectors)
-        size = 2 * config.dim
-        span = (config.gamma + EPSILON) / size
-        widths: dict[str, int] = {}
-        if config.structure:
-            self.entities = nn.Embedding(len(vocabulary.entity_ids), size)
-            nn.init.uniform_(self.entities.weight, -span, span)
-            widths["structure"] = size
-        for modality in config.modalities:
-            widths[modality] = vectors[modality].values.shape[1]
+        size = self.size
+        widths = {"structure": size} if config.structure else {}
+        widths |= {modality: vectors[modality].values.shape[1] for modality in config.modalities}
         self.experts = nn.ModuleDict({
             name: nn.ModuleList(nn.Sequential(nn.Linear(width, size), nn.LayerNorm(size))
                                 for _ in range(config.experts))
             for name, width in widths.items()})
         for module in self.experts.modules():
             if isinstance(module, nn.LayerNorm):  # views as large as RotatE's weights at the start
-                nn.init.constant_(module.weight, span / 3**0.5)
+                nn.init.constant_(module.weight, self.span / 3**0.5)
         if config.guard and len(widths) > 1:
             self.relevance = nn.Linear(size, 1, bias=False)
         # Codes only count how views agree; they are drawn once and not learnt.
         self.register_buffer("codes", functional.normalize(
             torch.randn(config.prototypes, size), dim=1))
-
-    @classmethod
-    def reads(cls, config: MocmeConfig) -> tuple[str, ...]:
-        """Its modalities."""
-        return config.modalities
-
-    def structure(self) -> Tensor | None:
-        """The learnt embeddings, if there are any."""
-        return self.entities.weight if self.config.structure else None
 
     def tables(self, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """``h = Σ_m β_m e_m`` over the modalities that an entity has; zeros where it has none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import Batch, EntityScorer, Feed, Vocabulary, as_long
 from kgc_seq2seq.scorers.vectors import Vectors
+from kgc_seq2seq.scorers.weighting import WeightingConfig, softmax_loss
 from kgc_seq2seq.training.batches import Longs
 
 
@@ -34,6 +35,8 @@ class OneVsAllConfig:
     """Weight of the cubed moduli of a fact's three embeddings (Lacroix et al. 2018, eq. 6)."""
     dropout: float = 0.0
     """Dropout rate of the query."""
+    weighting: WeightingConfig = field(default_factory=lambda: WeightingConfig(temperature=0.0))
+    """How the wrong answers are weighted; by default all alike. EGNS: ``entropy: added``."""
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -85,14 +88,15 @@ class OneVsAll(EntityScorer):
         return self._score(self.entities(heads), self.relations(relations))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy over all entities, and N3.
+        """Cross-entropy over all entities, weighted as the configuration says, and N3.
 
         Args:
-            batch: With ``queries`` of `Queries`.
+            batch: With ``queries`` of `Queries`, and ``done``.
         """
         head, relation, tail = batch["queries"].unbind(1)
         factors = self.entities(head), self.relations(relation), self.entities(tail)
-        total = functional.cross_entropy(self._score(*factors[:2]), tail, reduction="sum")
+        total = softmax_loss(self._score(*factors[:2]), tail, self.config.weighting,
+                             batch["done"])
         if self.config.n3:
             total = total + self.config.n3 / 3 * sum(
                 self._moduli(factor).pow(3).sum() for factor in factors)

@@ -192,10 +192,15 @@ def scorer_class(name: str) -> type[EntityScorer]:
 
 
 def _config(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A configuration from the JSON values of `dataclasses.asdict`."""
+    """A configuration from the JSON values of `dataclasses.asdict`.
+
+    What an older version did not know has its default.
+    """
     hints = get_type_hints(kind)
     made = {}
     for entry in fields(kind):
+        if entry.name not in values:
+            continue
         value = values[entry.name]
         if is_dataclass(hints[entry.name]):
             value = _config(hints[entry.name], value)

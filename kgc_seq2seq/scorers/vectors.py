@@ -30,6 +30,16 @@ class Vectors:
     """float32 [N, d]; zero where there is none."""
     mask: Tensor
     """Who has a vector, bool [N]."""
+    generated: Tensor | None = None
+    """Whose vector is made of what ``kgc complete-modalities`` generated, bool [N]; None: of
+    nobody."""
+
+    def without_generated(self) -> Vectors:
+        """These, with nothing for entities whose vector is made of what was generated."""
+        if self.generated is None:
+            return self
+        mask = self.mask & ~self.generated
+        return Vectors(torch.where(mask[:, None], self.values, 0), mask)
 
 
 def vectors_path(dataset: Path, modality: str) -> Path:
@@ -48,9 +58,12 @@ def write_vectors(
         vectors: The rows.
         about: What made them, as JSON values.
     """
+    generated = (torch.zeros_like(vectors.mask) if vectors.generated is None
+                 else vectors.generated)
     with replacing(path) as aside:
         save_file({"values": vectors.values.contiguous(), "mask": vectors.mask,
-                   "ids": pack(entity_ids)}, aside, {"about": json.dumps(about)})
+                   "generated": generated, "ids": pack(entity_ids)}, aside,
+                  {"about": json.dumps(about)})
 
 
 def read_vectors(path: Path, entity_ids: Sequence[str]) -> Vectors:
@@ -59,7 +72,8 @@ def read_vectors(path: Path, entity_ids: Sequence[str]) -> Vectors:
     An entity that the file does not name has no vector.
 
     Args:
-        path: A file of `write_vectors`: ``values`` float32 [M, d], ``mask`` bool [M], ``ids``.
+        path: A file of `write_vectors`: ``values`` float32 [M, d], ``mask`` bool [M], ``ids``;
+            perhaps ``generated`` bool [M].
         entity_ids: The entities of the graph.
 
     Raises:
@@ -72,14 +86,17 @@ def read_vectors(path: Path, entity_ids: Sequence[str]) -> Vectors:
         with safe_open(path, "pt") as file:
             values, mask = file.get_tensor("values"), file.get_tensor("mask")
             ids = unpack(file.get_tensor("ids"))
+            names = file.keys()  # files of older versions lack some
+            generated = file.get_tensor("generated") if "generated" in names else None
     except Exception as error:  # safetensors and the disk each have their own
         raise InputError(f"{path} holds no vectors ({error}); write it with "
                          "'kgc features'.") from None
-    return align(str(path), values, mask, ids, entity_ids)
+    return align(str(path), values, mask, ids, entity_ids, generated)
 
 
 def align(
-    source: str, values: Tensor, mask: Tensor, ids: Sequence[str], entity_ids: Sequence[str]
+    source: str, values: Tensor, mask: Tensor, ids: Sequence[str], entity_ids: Sequence[str],
+    generated: Tensor | None = None,
 ) -> Vectors:
     """Check vectors, and bring their rows into the order of a graph.
 
@@ -89,6 +106,7 @@ def align(
         mask: bool [M].
         ids: The entity of each of the M rows.
         entity_ids: The N entities of the graph.
+        generated: As in `Vectors`, of the M rows.
 
     Raises:
         InputError: As in `read_vectors`.
@@ -96,7 +114,9 @@ def align(
     if values.ndim != 2 or not values.is_floating_point() or not values.shape[1]:
         raise InputError(f"{source}: the vectors have the shape {tuple(values.shape)} and the type "
                          f"{values.dtype}; give floating-point numbers, one row an entity.")
-    if not len(values) == len(ids) == len(mask) or mask.dtype != torch.bool:
+    marks = mask if generated is None else generated
+    if (not len(values) == len(ids) == len(mask) == len(marks)
+            or not mask.dtype == marks.dtype == torch.bool):
         raise InputError(f"{source}: {len(values)} rows, {len(mask)} marks in the mask and "
                          f"{len(ids)} ids do not fit together; make the file again.")
     place = {entity: row for row, entity in enumerate(entity_ids)}
@@ -110,11 +130,14 @@ def align(
         raise InputError(f"{source}: no entity has a vector; make the file again, or leave the "
                          "modality out.")
     rows = torch.from_numpy(found)
-    full = Vectors(torch.zeros(len(entity_ids), values.shape[1]),
-                   torch.zeros(len(entity_ids), dtype=torch.bool))
-    full.values[rows] = torch.where(mask[:, None], values, 0).float()
-    full.mask[rows] = mask
-    return full
+
+    def placed(part: Tensor) -> Tensor:
+        full = part.new_zeros(len(entity_ids), *part.shape[1:])
+        full[rows] = part
+        return full
+
+    return Vectors(placed(torch.where(mask[:, None], values, 0).float()), placed(mask),
+                   None if generated is None else placed(generated & mask))
 
 
 def _refuse_ids(source: str, ids: Sequence[str], found: npt.NDArray[np.int64]) -> None:

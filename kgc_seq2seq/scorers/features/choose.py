@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL.Image import Image
+
 from caption_cache.errors import InputError
 from caption_cache.images import has_images
 from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.scorers.features.generated import images_table
 from kgc_seq2seq.scorers.features.make import (
+    Encoder,
     Made,
     make_image_vectors,
     make_text_vectors,
@@ -39,6 +43,8 @@ class FeatureChoice:
     """Width of `plain.TermWeights`."""
     captions: str | None = None
     """As in `make.make_text_vectors`."""
+    generated: bool = True
+    """Whether to read what ``kgc complete-modalities`` generated."""
     batch_size: int = 64
     """Texts or images that a model gets at once."""
     device: str = "cpu"
@@ -77,7 +83,8 @@ def make_vectors(
     """
     wanted = choice.modalities or tuple(
         modality for modality in MODALITIES
-        if modality == "text" or has_images(dataset) or choice.matrix(modality))
+        if modality == "text" or has_images(dataset) or choice.matrix(modality)
+        or (choice.generated and images_table(dataset).exists()))
     return [_make(dataset, modality, choice, show_progress=show_progress) for modality in wanted]
 
 
@@ -90,16 +97,17 @@ def _make(dataset: Path, modality: str, choice: FeatureChoice, *, show_progress:
                            read_matrix(matrix, choice.rows, graph),
                            {"encoder": "published", "file": matrix.name})
     if modality == "image":
-        if model is None:
-            return make_image_vectors(dataset, ImageStatistics(), show_progress=show_progress)
-        from kgc_seq2seq.scorers.features.towers import ClipImages
+        images: Encoder[Image] = ImageStatistics()
+        if model is not None:
+            from kgc_seq2seq.scorers.features.towers import ClipImages
 
-        return make_image_vectors(dataset, ClipImages(model, choice.device, choice.batch_size),
+            images = ClipImages(model, choice.device, choice.batch_size)
+        return make_image_vectors(dataset, images, generated=choice.generated,
                                   show_progress=show_progress)
-    if model is None:
-        return make_text_vectors(dataset, TermWeights(choice.dim), captions=choice.captions,
-                                 show_progress=show_progress)
-    from kgc_seq2seq.scorers.features.towers import text_tower
+    texts: Encoder[str] = TermWeights(choice.dim)
+    if model is not None:
+        from kgc_seq2seq.scorers.features.towers import text_tower
 
-    return make_text_vectors(dataset, text_tower(model, choice.device, choice.batch_size),
-                             captions=choice.captions, show_progress=show_progress)
+        texts = text_tower(model, choice.device, choice.batch_size)
+    return make_text_vectors(dataset, texts, captions=choice.captions,
+                             generated=choice.generated, show_progress=show_progress)

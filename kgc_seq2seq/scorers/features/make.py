@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,9 +21,10 @@ from torch import Tensor
 from caption_cache.captions import read_captions
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
-from caption_cache.images import ImageError, decode, find_images, read_bytes, read_entities
+from caption_cache.images import ImageError, decode, read_bytes, read_entities
 from caption_cache.prefetch import prefetch
 from caption_cache.progress import progress_bar
+from kgc_seq2seq.scorers.features.generated import images_to_read, read_generated_texts
 from kgc_seq2seq.scorers.vectors import Vectors, vectors_path, write_vectors
 
 Item = TypeVar("Item", contravariant=True)
@@ -56,21 +57,26 @@ class Made:
     """The entities of the data set."""
     vectors: int
     """Those that have a vector."""
+    generated: int
+    """Those of them whose vector is made of what was generated."""
     width: int
     """Of a vector."""
 
 
 def make_text_vectors(
     dataset: Path, encoder: Encoder[str], *, captions: str | None = None,
-    show_progress: bool = True
+    generated: bool = True, show_progress: bool = True
 ) -> Made:
     """Write ``features/text.safetensors``: name, description and captions of each entity.
+
+    An entity without a description has the text that was generated for it, if there is one.
 
     Args:
         dataset: The data-set folder.
         encoder: Gets one text an entity.
         captions: Whose captions are read besides, as in `read_captions`; an empty string takes
             the only ones, None takes none.
+        generated: Whether to read generated texts.
         show_progress: Show a bar on standard error.
 
     Raises:
@@ -78,29 +84,39 @@ def make_text_vectors(
     """
     entities = read_entities(dataset).columns
     ids = entities["id"]
+    own = entities.get("description", [""] * len(ids))
     said = {} if captions is None else read_captions(dataset, captions or None).texts
-    described = entities.get("description", [""] * len(ids))
-    texts = [". ".join(part for part in (name, description, said.get(entity, "")) if part)
+    stand_in = ({row.entity: row.text for row in read_generated_texts(dataset)} if generated
+                else {})
+    described = [description if description.strip() else stand_in.get(entity, "")
+                 for entity, description in zip(ids, own, strict=True)]
+    texts = [". ".join(dict.fromkeys(part for part in (name, description, said.get(entity, ""))
+                                     if part))
              for entity, name, description in zip(ids, entities["name"], described, strict=True)]
+    marks = [entity in stand_in and not description.strip()
+             for entity, description in zip(ids, own, strict=True)]
 
     def encode(rows: Sequence[int]) -> Vectors:
         return Vectors(encoder.encode([texts[row] for row in rows]),
                        torch.ones(len(rows), dtype=torch.bool))
 
-    return _make(dataset, "text", ids, texts, encoder.identity, encoder.batch_size,
+    return _make(dataset, "text", ids, texts, marks, encoder.identity, encoder.batch_size,
                  lambda blocks: map(encode, blocks), show_progress=show_progress)
 
 
 def make_image_vectors(
-    dataset: Path, encoder: Encoder[Image.Image], *, show_progress: bool = True
+    dataset: Path, encoder: Encoder[Image.Image], *, generated: bool = True,
+    show_progress: bool = True
 ) -> Made:
     """Write ``features/image.safetensors``: the mean over each entity's images.
 
-    Images that cannot be opened are passed over; an entity that has no other has no vector.
+    Images that cannot be opened are passed over; an entity that has no other has no vector. One
+    without an image has that which was generated for it, if there is one.
 
     Args:
         dataset: The data-set folder.
         encoder: Gets images, mode RGB.
+        generated: Whether to read generated images.
         show_progress: Show a bar on standard error.
 
     Raises:
@@ -109,7 +125,8 @@ def make_image_vectors(
     table = read_entities(dataset)
     ids = table.columns["id"]
     images: dict[str, list[str]] = {entity: [] for entity in ids}
-    for image in find_images(dataset, table):
+    found, painted = images_to_read(dataset, table, generated=generated)
+    for image in found:
         images[image.entity].append(image.path)
     contents = [[(path, *_stamp(dataset / path)) for path in images[entity]] for entity in ids]
     root = dataset.resolve()
@@ -120,11 +137,10 @@ def make_image_vectors(
         with closing(opened):
             for rows in blocks:
                 owners = [place for place, row in enumerate(rows) for _ in images[ids[row]]]
-                found = list(islice(opened, len(owners)))
-                yield _pooled(encoder, found, owners, len(rows))
+                yield _pooled(encoder, list(islice(opened, len(owners))), owners, len(rows))
 
-    return _make(dataset, "image", ids, contents, encoder.identity, encoder.batch_size, encode,
-                 show_progress=show_progress)
+    return _make(dataset, "image", ids, contents, [entity in painted for entity in ids],
+                 encoder.identity, encoder.batch_size, encode, show_progress=show_progress)
 
 
 def _pooled(
@@ -161,7 +177,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _make(
     dataset: Path, modality: str, ids: Sequence[str], contents: Sequence[object],
-    identity: dict[str, Any], block_size: int,
+    generated: Sequence[bool], identity: dict[str, Any], block_size: int,
     encode: Callable[[Sequence[Sequence[int]]], Iterator[Vectors]], *, show_progress: bool
 ) -> Made:
     """Encode the entities block by block, keeping each block, and put the blocks together.
@@ -171,6 +187,7 @@ def _make(
         modality: ``image`` or ``text``.
         ids: The entities.
         contents: What the vector of each entity is made of, as JSON values.
+        generated: Whose contents were generated.
         identity: Of the encoder.
         block_size: Entities in a block.
         encode: Gets the rows of blocks that are missing, gives their vectors in order.
@@ -181,7 +198,7 @@ def _make(
               for start in range(0, len(ids), block_size)]
     keys = [_hash([identity, [ids[row] for row in rows], [contents[row] for row in rows]])
             for rows in blocks]
-    about = {**identity, "key": _hash(keys)}
+    about = {**identity, "key": _hash([*keys, list(generated)])}
     if _about(path) != about:
         parts = path.parent / f".{modality}-parts"
         files = [parts / f"{key}.safetensors" for key in keys]
@@ -195,14 +212,16 @@ def _make(
                     with replacing(files[place]) as aside:
                         save_file({"values": vectors.values, "mask": vectors.mask}, aside)
                     bar.advance(task)
-            made = put_vectors(dataset, modality, ids, _join(
-                path, [load_file(file) for file in files]), about)
+            joined = _join(path, [load_file(file) for file in files])
+            made = put_vectors(dataset, modality, ids, replace(
+                joined, generated=joined.mask & torch.tensor(generated)), about)
             shutil.rmtree(parts)
         except OSError as error:
             raise cannot_write(path, error) from None
         return made
     with safe_open(path, "pt") as file:
-        return _made(path, modality, Vectors(file.get_tensor("values"), file.get_tensor("mask")))
+        return _made(path, modality, Vectors(*(
+            file.get_tensor(name) for name in ("values", "mask", "generated"))))
 
 
 def put_vectors(dataset: Path, modality: str, ids: Sequence[str], vectors: Vectors,
@@ -228,7 +247,8 @@ def put_vectors(dataset: Path, modality: str, ids: Sequence[str], vectors: Vecto
 
 
 def _made(path: Path, modality: str, vectors: Vectors) -> Made:
-    return Made(modality, str(path), len(vectors.mask), int(vectors.mask.sum()),
+    generated = 0 if vectors.generated is None else int(vectors.generated.sum())
+    return Made(modality, str(path), len(vectors.mask), int(vectors.mask.sum()), generated,
                 vectors.values.shape[1])
 
 
