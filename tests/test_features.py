@@ -250,6 +250,7 @@ def test_rows_follow_their_ids_not_their_order() -> None:
     ({"values": VALUES.long()}, r"type torch\.int64"),
     ({"values": VALUES[:2]}, "2 rows, 3 marks in the mask and 3 ids do not fit"),
     ({"mask": MASK.float()}, "do not fit together"),
+    ({"generated": MASK[:2]}, "do not fit together"),
     ({"ids": ["a", "b"]}, "2 ids do not fit"),
     ({"ids": ["a", "b", "x"]}, "'x' is no entity of this graph"),
     ({"ids": ["a", "b", "b"]}, "the entity 'b' has two rows"),
@@ -262,6 +263,22 @@ def test_vectors_that_do_not_fit_are_refused(
     given = {"values": VALUES, "mask": MASK, "ids": ["a", "b", "c"], **change}
     with pytest.raises(InputError, match=f"^features: .*{sentence}.*; "):
         align("features", entity_ids=("a", "b", "c"), **given)
+
+
+def test_marks_of_what_was_generated_follow_their_ids(tmp_path: Path) -> None:
+    path = tmp_path / "image.safetensors"
+    marks = torch.tensor([True, False, True])
+    write_vectors(path, ["c", "a", "b"], Vectors(VALUES, MASK, marks), {})
+    found = read_vectors(path, ("a", "b", "c", "d"))
+    assert found.generated is not None
+    assert found.generated.tolist() == [False, False, True, False]  # b has no vector at all
+    assert found.without_generated().mask.tolist() == [True, False, False, False]
+    older = load_file(path)
+    del older["generated"]
+    save_file(older, path)
+    found = read_vectors(path, ("a", "b", "c", "d"))
+    assert found.generated is None
+    assert found.without_generated() is found
 
 
 def test_numbers_that_are_masked_out_may_be_anything() -> None:
