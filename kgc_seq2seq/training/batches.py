@@ -12,10 +12,9 @@ import numpy.typing as npt
 Longs = npt.NDArray[np.int64]
 
 WINDOWS = 6
-"""An epoch is cut into so many parts, and each is sorted by length; fewer save padding and mix
-less: with one, batches hold few relations each, and the nations graph is learnt 2 points worse."""
-BUCKET = 2
-"""Inputs whose lengths differ by less count as equal, so that targets of like length meet."""
+"""An epoch is cut into so many parts, and each is sorted by the inputs' length; fewer save padding
+and mix less. The targets' length plays no part: batches of names alike teach worse, by several
+points of MRR."""
 
 
 class Batches:
@@ -69,9 +68,7 @@ class Batches:
             size = min(self.batch_size, len(kept))
             kept = kept[: len(kept) // size * size]
         window = np.arange(len(kept)) * WINDOWS // len(kept)
-        inputs, targets = lengths[kept].T
-        order = np.lexsort([targets, inputs // BUCKET, window])
-        kept = kept[order]
+        kept = kept[np.lexsort([lengths[kept, 0], window])]
         cuts = np.arange(0, len(kept) + 1, size) if self.batch_tokens is None else _cut(
             lengths[kept], window, self.batch_tokens, self.least)
         return [kept[cuts[batch] : cuts[batch + 1]]
