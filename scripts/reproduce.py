@@ -26,6 +26,8 @@ from typing import Any
 import yaml
 from bench_common import machine, spread
 
+from kgc_seq2seq.graph.folder import read_graph
+
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 STOPPED = 3
@@ -243,8 +245,10 @@ def collect(
         if runs:
             rows[name] = {"kind": "fusion" if "fuse" in row else row["with"], **_summary(runs)}
     about = json.loads((dataset / "dataset.json").read_text("utf-8"))
+    graph = read_graph(dataset)
     document = json.dumps({
         "benchmark": options.name, "scale": options.scale, "dataset": about, "rows": rows,
+        "relation_names": dict(zip(graph.relation_ids, graph.relation_names, strict=False)),
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{
             name: version(name) for name in ("kgc-seq2seq", "torch", "transformers")}},
