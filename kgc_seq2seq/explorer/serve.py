@@ -85,5 +85,5 @@ class OwnHostOnly:
 
         if scope["type"] == "http" and "=http" in scope["path"]:
             # Gradio's file=http… and proxy=http… would fetch what they name.
-            scope = scope | {"path": "/refused", "raw_path": b"/refused"}
+            scope = {**scope, "path": "/refused", "raw_path": b"/refused"}
         await self.app(scope, receive, answer)
