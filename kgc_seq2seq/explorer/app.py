@@ -49,7 +49,8 @@ def build(explorer: Explorer) -> gr.Blocks:
 
     Its functions for programs are ``/predict``, ``/entities``, ``/relations`` and ``/queries``.
     """
-    with gr.Blocks(title=f"{explorer.graph.name}: explorer", analytics_enabled=False) as page:
+    page = gr.Blocks(title=f"{explorer.graph.name}: explorer", analytics_enabled=False)
+    with page:
         gr.HTML(_welcome(explorer))
         with gr.Tabs():
             with gr.Tab("Ask"):
