@@ -17,7 +17,7 @@ from typing import Any
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which(
     "google-chrome")
 """Its path; None where there is none."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds until what should come is given up."""
 KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "ArrowDown": (40, ""), "ArrowRight": (39, "")}
 """Key codes and texts."""

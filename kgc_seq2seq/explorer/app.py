@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import gradio as gr
+from gradio.events import api
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.completer import Direction, Query
@@ -48,7 +49,8 @@ def build(explorer: Explorer) -> gr.Blocks:
 
     Its functions for programs are ``/predict``, ``/entities``, ``/relations`` and ``/queries``.
     """
-    with gr.Blocks(title=f"{explorer.graph.name}: explorer", analytics_enabled=False) as page:
+    page = gr.Blocks(title=f"{explorer.graph.name}: explorer", analytics_enabled=False)
+    with page:
         gr.HTML(_welcome(explorer))
         with gr.Tabs():
             with gr.Tab("Ask"):
@@ -85,7 +87,7 @@ def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
 
     def answer(entity: str, relation: str | None, direction: Direction, k: int) -> Any:
         asked = explorer.ask(Query(entity.strip(), relation or "", direction), int(k))
-        return asked, _answers(explorer, asked)
+        return asked, _answers(explorer, asked), ""  # the reasons of the last question go
 
     def explain_first(asked: Asked) -> str:
         return _reasons(explorer, asked.query, asked.answers[0].name)
@@ -98,7 +100,7 @@ def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
         return count + 1, query.name, query.relation, query.direction
 
     query = [entity, relation, direction, k]
-    private = {"api_visibility": "private"}
+    private: dict[str, Any] = {"api_visibility": "private"}
     model = private | {"concurrency_id": _MODEL, "concurrency_limit": 1,
                        "trigger_mode": "always_last"}
     page.load(None, js=_SUGGEST)
@@ -106,10 +108,10 @@ def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
                  trigger_mode="always_last", **private)
     another.click(_sentences(example), count, [count, entity, relation, direction],
                   show_progress="hidden", **private).then(
-        _sentences(answer), query, [shown, answers], **model).success(
+        _sentences(answer), query, [shown, answers, reasons], **model).success(
         _sentences(explain_first), shown, reasons, **model)
     gr.on([page.load, ask.click, entity.submit, relation.input, direction.input, k.release],
-          _sentences(answer), query, [shown, answers], **model).success(
+          _sentences(answer), query, [shown, answers, reasons], **model).success(
         _sentences(explain_first), shown, reasons, **model)
     answers.click(_sentences(explain), shown, reasons, **model)
 
@@ -159,9 +161,9 @@ def _programs(explorer: Explorer) -> None:
         """The names of all relations."""
         return explorer.relations
 
-    gr.api(_sentences(predict), api_name="predict", concurrency_id=_MODEL, concurrency_limit=1)
-    gr.api(_sentences(entities), api_name="entities")
-    gr.api(_sentences(relations), api_name="relations")
+    api(_sentences(predict), api_name="predict", concurrency_id=_MODEL, concurrency_limit=1)
+    api(_sentences(entities), api_name="entities")
+    api(_sentences(relations), api_name="relations")
 
 
 def _sentences(act: Callable[P, T]) -> Callable[P, T]:

@@ -61,9 +61,9 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
                     # Another name for this machine would come from a foreign page.
                     Middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"]),
                     Middleware(OwnHostOnly)]})
-        except OSError as error:
-            raise InputError(f"The port cannot be had ({error}); choose another with --port, or "
-                             "leave it out.") from None
+        except OSError:
+            taken = "Every port from 7860 on" if port is None else f"Port {port}"
+            raise InputError(f"{taken} is taken; choose another with --port.") from None
         try:
             yield url
         finally:
