@@ -184,6 +184,27 @@ def test_what_asks_too_much_is_refused(fusion: Path) -> None:
         explorer.ask_lines(line + "[" * 100_000, 1)
 
 
+@pytest.mark.parametrize(("told", "words"), [
+    ({"image": "/etc/passwd"}, "names a file of this machine"),
+    ({"facts": [["borders", "France"]] * 101}, "more than 100"),
+    ({"caption": "x" * 2001}, "longer than 2,000"),
+    ({"facts": [["borders", "F" * 201]]}, "too long"),
+])
+def test_new_entities_are_bounded(fusion: Path, told: dict[str, Any], words: str) -> None:
+    explorer = Explorer(fusion)
+    line = json.dumps({"head": {"name": "Ruritania", **told}, "relation": "currency"})
+    with pytest.raises(InputError, match=words):
+        explorer.ask_lines(line, 1)
+
+
+def test_a_new_entity_is_answered(fusion: Path) -> None:
+    line = json.dumps({"head": {"name": "Ruritania", "facts": [["borders", "France"]]},
+                       "relation": "currency", "candidates": ["Ruritanian franc"]})
+    [found] = Explorer(fusion).ask_lines(line, 3)
+    assert len(found["answers"]) == 3
+
+
+
 def test_examples_are_test_facts_of_heads_with_images(fusion: Path) -> None:
     assert Explorer(fusion).example(0) == Query("Germany", "currency")
 

@@ -24,6 +24,10 @@ MAX_TEXT = 200
 """Characters of a name in a request."""
 MAX_ANSWERS = 100
 """Answers to one query."""
+MAX_TOLD = 100
+"""So many facts and candidates a query may tell."""
+MAX_DESCRIPTION = 2_000
+"""Characters of the description and the caption of a new entity."""
 MAX_QUERIES = 1000
 """Queries of one file."""
 MAX_MATCHES = 20
@@ -156,11 +160,24 @@ class Explorer:
                              "once, or use 'kgc predict --queries'.")
         _bound_answers(k)
         for query in queries:
-            _bound(query.name, query.relation, *query.candidates)
-            if isinstance(query.entity, Newcomer) and query.entity.image is not None:
-                raise InputError(f"The new entity {query.name!r} names a file of this machine as "
-                                 "its image; give a caption instead.")
+            _bound_told(query)
         return list(map(answers_data, queries, self.completer.complete_many(queries, k)))
+
+
+def _bound_told(query: Query) -> None:
+    """Bound a query that may tell of new entities."""
+    _bound(query.name, query.relation, *query.candidates)
+    told = query.entity if isinstance(query.entity, Newcomer) else Newcomer(query.name)
+    _bound(*(text for fact in told.facts for text in fact))
+    if told.image is not None:
+        raise InputError(f"The new entity {query.name!r} names a file of this machine as its "
+                         "image; give a caption instead.")
+    if len(told.facts) + len(query.candidates) > MAX_TOLD:
+        raise InputError(f"A query tells of more than {MAX_TOLD} facts and candidates; give "
+                         "fewer.")
+    if len(told.description) + len(told.caption or "") > MAX_DESCRIPTION:
+        raise InputError(f"The texts about {query.name!r} are longer than {MAX_DESCRIPTION:,} "
+                         "characters; shorten them.")
 
 
 def _bound(*texts: str) -> None:
