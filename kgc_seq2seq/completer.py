@@ -108,9 +108,10 @@ class Completer:
         if any(map(_is_told, queries)):
             plain = [query for query in queries if not _is_told(query)]
             rest = iter(self.complete_many(plain, k))
-            return [self._told(query).complete(Query(query.name, query.relation, query.direction),
-                                               k) if _is_told(query) else next(rest)
-                    for query in queries]
+            return [
+                self.telling(query).complete(
+                    Query(query.name, query.relation, query.direction), k)
+                if _is_told(query) else next(rest) for query in queries]
         asked = np.array([self.resolve(query) for query in queries], np.int32).reshape(-1, 2)
         answers = []
         for start in range(0, len(asked), QUERIES_AT_ONCE):
@@ -143,8 +144,12 @@ class Completer:
         raise InputError("This is the run of a scorer, where a generator is needed; give the run "
                          "of a generator or of a fusion.")
 
-    def _told(self, query: Query) -> Completer:
-        """A completer that knows the new entities of a query."""
+    def telling(self, query: Query) -> Completer:
+        """A completer that knows the new entities of a query; this one, where there are none.
+
+        Raises:
+            InputError: A name is taken or unknown, or an image cannot be captioned.
+        """
         known = {*self.graph.entity_ids, *self.graph.entity_names}
         newcomers = [Newcomer(name) for name in dict.fromkeys(query.candidates)
                      if name not in known and name != query.name]

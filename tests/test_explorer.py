@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from kgc_seq2seq.completer import Query
 from kgc_seq2seq.explorer.explorer import MAX_ANSWERS, MAX_QUERIES, MAX_TEXT, Explorer
 from kgc_seq2seq.explorer.name_search import NameSearch
 from kgc_seq2seq.explorer.pictures import Pictures
+from kgc_seq2seq.newcomers import Newcomer
 
 ODD = "<b onclick=alert(1)>${7*7}</b> {{7}} `x`"
 """A name that a page must show as it is."""
@@ -186,23 +188,37 @@ def test_what_asks_too_much_is_refused(fusion: Path) -> None:
 
 @pytest.mark.parametrize(("told", "words"), [
     ({"image": "/etc/passwd"}, "names a file of this machine"),
-    ({"facts": [["borders", "France"]] * 101}, "more than 100"),
+    ({"facts": [["continent", "Europe"]] * 101}, "more than 100"),
     ({"caption": "x" * 2001}, "longer than 2,000"),
-    ({"facts": [["borders", "F" * 201]]}, "too long"),
+    ({"facts": [["continent", "E" * 201]]}, "too long"),
 ])
 def test_new_entities_are_bounded(fusion: Path, told: dict[str, Any], words: str) -> None:
     explorer = Explorer(fusion)
-    line = json.dumps({"head": {"name": "Ruritania", **told}, "relation": "currency"})
+    line = json.dumps({"head": {"name": "Eurasia", **told}, "relation": "currency"})
     with pytest.raises(InputError, match=words):
         explorer.ask_lines(line, 1)
 
 
-def test_a_new_entity_is_answered(fusion: Path) -> None:
-    line = json.dumps({"head": {"name": "Ruritania", "facts": [["borders", "France"]]},
-                       "relation": "currency", "candidates": ["Ruritanian franc"]})
-    [found] = Explorer(fusion).ask_lines(line, 3)
-    assert len(found["answers"]) == 3
+def test_a_new_entity_with_an_image_is_answered_and_explained(fusion: Path) -> None:
+    explorer = Explorer(fusion)
+    flag = io.BytesIO()
+    Image.new("RGB", (30, 20), "blue").save(flag, "PNG")
+    told = Newcomer("Eurasia", (("continent", "Europe"),))
+    asked, reasons = explorer.tell(told, flag.getvalue(), "currency", "tail", 3)
+    assert len(asked.answers) == 3
+    assert {effect.source for effect in reasons.effects} == {"caption", "fact"}
+    assert any("blue" in part.text for part in reasons.read if part.source == "caption")
+    with pytest.raises(InputError, match="cannot be shown to a captioner"):
+        explorer.tell(told, b"no image", "currency", "tail", 3)
+    with pytest.raises(InputError, match="called as one that is there"):
+        explorer.tell(Newcomer("France"), None, "currency", "tail", 3)
 
+
+def test_a_file_may_tell_of_new_entities(fusion: Path) -> None:
+    line = json.dumps({"head": {"name": "Eurasia", "facts": [["continent", "Europe"]]},
+                       "relation": "currency", "candidates": ["Euro yen"]})
+    [found] = Explorer(fusion).ask_lines(line, 10)
+    assert {"Eurasia", "Euro yen"} < {answer["name"] for answer in found["answers"]}
 
 
 def test_examples_are_test_facts_of_heads_with_images(fusion: Path) -> None:

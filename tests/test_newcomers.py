@@ -35,7 +35,7 @@ def flag(dataset: Path, name: str) -> str:
 
 def read_by(completer: Completer, query: Query) -> str:
     """What the model reads for a query about a new entity."""
-    told = completer._told(query)
+    told = completer.telling(query)
     entity, relation = told.resolve(replace(query, entity=query.name))
     row = told.generator.verbalizer.inputs(np.array([[entity, relation, -1]], np.int32), 0)[0]
     return told.generator.verbalizer.tokenizer.decode(row)

@@ -15,8 +15,16 @@ from gradio.events import api
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.completer import Direction, Query
-from kgc_seq2seq.explorer.explorer import MAX_ANSWERS, MAX_QUERIES, MAX_TEXT, Asked, Explorer
+from kgc_seq2seq.explorer.explorer import (
+    MAX_ANSWERS,
+    MAX_DESCRIPTION,
+    MAX_QUERIES,
+    MAX_TEXT,
+    Asked,
+    Explorer,
+)
 from kgc_seq2seq.explorer.render import answers_html, reasons_html
+from kgc_seq2seq.newcomers import Newcomer
 
 SHOWN = 10
 """Answers, unless another number is asked for."""
@@ -55,6 +63,9 @@ def build(explorer: Explorer) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Ask"):
                 _ask_tab(explorer, page)
+            if explorer.kind != "scorer":
+                with gr.Tab("Ask about something new"):
+                    _new_tab(explorer)
             with gr.Tab("Ask many"):
                 _queries_tab(explorer)
         _programs(explorer)
@@ -114,6 +125,50 @@ def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
           _sentences(answer), query, [shown, answers, reasons], **model).success(
         _sentences(explain_first), shown, reasons, **model)
     answers.click(_sentences(explain), shown, reasons, **model)
+
+
+def _new_tab(explorer: Explorer) -> None:
+    gr.HTML("""<section class="kgc"><p class="lead">An entity that the graph lacks: say what it is
+called and what is known of it. It is forgotten after the answer; nothing is trained anew.</p>
+</section>""")
+    fact = explorer.example(1)
+    with gr.Row():
+        name = gr.Textbox(label="Name", max_lines=1, max_length=MAX_TEXT, min_width=220)
+        relation = gr.Dropdown(explorer.relations, value=fact.relation, label="Relation",
+                               info="what is asked", min_width=220)
+        direction = gr.Radio([("it → ?", "tail"), ("? → it", "head")], value="tail",
+                             label="Asked for", min_width=220)
+    with gr.Row():
+        facts = gr.Textbox(label="Facts", lines=4, max_length=MAX_DESCRIPTION, min_width=260,
+                           info="a line each: relation | other end",
+                           placeholder=f"{fact.relation} | …")
+        caption = gr.Textbox(label="Caption", lines=4, max_length=MAX_DESCRIPTION, min_width=260,
+                             info="what its image shows, or give the image")
+        image = gr.File(label="Image", file_types=["image"], type="binary", height=160)
+        _refuse_links(image)
+    ask = gr.Button("Ask", variant="primary")
+    answers, reasons = gr.HTML(), gr.HTML()
+
+    def tell(name: str, relation: str | None, direction: Direction, facts: str, caption: str,
+             image: bytes | None) -> tuple[str, str]:
+        told = Newcomer(name.strip(), tuple(map(_fact, filter(None, facts.splitlines()))),
+                        caption=caption.strip() or None)
+        if image is not None and told.caption is not None:
+            raise InputError("There is a caption and an image; give one of them.")
+        asked, why = explorer.tell(told, image, relation or "", direction, SHOWN)
+        return (answers_html(asked, told.name, "", explorer.pictures, why=False),
+                reasons_html(why))
+
+    ask.click(_sentences(tell), [name, relation, direction, facts, caption, image],
+              [answers, reasons], api_visibility="private", concurrency_id=_MODEL,
+              concurrency_limit=1)
+
+
+def _fact(line: str) -> tuple[str, str]:
+    relation, bar, other = (part.strip() for part in line.partition("|"))
+    if not (relation and bar and other):
+        raise InputError(f"The fact {line.strip()!r} is not 'relation | other end'; mend it.")
+    return relation, other
 
 
 def _queries_tab(explorer: Explorer) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.completer import Completer, Prediction, Query
+from kgc_seq2seq.completer import Completer, Direction, Prediction, Query
 from kgc_seq2seq.explain import PartsExplanation, explain_parts
 from kgc_seq2seq.explorer.name_search import NameSearch
 from kgc_seq2seq.explorer.pictures import Pictures
@@ -121,13 +122,36 @@ class Explorer:
             InputError: A name is unknown, or it is the run of a scorer.
         """
         _bound(query.name, query.relation, answer)
-        generator = self.completer.generator
-        asked = self.completer.resolve(query)
-        chosen = self.completer.resolve_entity(answer)
-        return Reasons(
-            self.graph.entity_names[chosen],
-            generator.verbalizer.parts(np.array([*asked, -1], np.int32)),
-            leave_one_out(generator.search, generator.verbalizer, asked, chosen))
+        return _reasons(self.completer, query, answer)
+
+    def tell(
+        self, told: Newcomer, image: bytes | None, relation: str, direction: Direction, k: int
+    ) -> tuple[Asked, Reasons]:
+        """Answer a query about an entity that the graph lacks, and say why.
+
+        Args:
+            told: The entity.
+            image: The content of its image file, in place of a caption.
+            relation: As in `Query`.
+            direction: As in `Query`.
+            k: As in `ask`.
+
+        Raises:
+            InputError: It asks or tells too much, a name is unknown or taken, the image cannot be
+                captioned, or it is the run of a scorer.
+        """
+        query = Query(told.name, relation, direction)
+        _bound_told(Query(told, relation, direction))
+        _bound_answers(k)
+        with tempfile.TemporaryDirectory() as folder:
+            if image is not None:
+                path = Path(folder) / "image"
+                path.write_bytes(image)
+                told = replace(told, image=str(path))
+            completer = self.completer.telling(Query(told, relation, direction))
+        answers = completer.complete(query, k)
+        asked = Asked(query, answers, explain_parts(completer, [query], [answers])[0])
+        return asked, _reasons(completer, query, answers[0].id)
 
     def ask_as_data(self, query: Query, k: int, *, explain: bool) -> dict[str, Any]:
         """As ``kgc predict --json``, and with ``explain`` as ``kgc predict --explain --json``.
@@ -162,6 +186,16 @@ class Explorer:
         for query in queries:
             _bound_told(query)
         return list(map(answers_data, queries, self.completer.complete_many(queries, k)))
+
+
+def _reasons(completer: Completer, query: Query, answer: str) -> Reasons:
+    generator = completer.generator
+    asked = completer.resolve(query)
+    chosen = completer.resolve_entity(answer)
+    return Reasons(
+        completer.graph.entity_names[chosen],
+        generator.verbalizer.parts(np.array([*asked, -1], np.int32)),
+        leave_one_out(generator.search, generator.verbalizer, asked, chosen))
 
 
 def _bound_told(query: Query) -> None:
