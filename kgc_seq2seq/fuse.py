@@ -201,8 +201,9 @@ def _fit(
     if shrinkage is None:
         tried = choose_shrinkage(known, count, _folds(known, config.folds), SHRINKAGES)
         shrinkage = max(tried, key=lambda value: tried[value])
-    weights = fit_weights(known, count, shrinkage)
+    weights, sharpness = fit_weights(known, count, shrinkage)
     return weights, {
+        "sharpness": round(sharpness, 4),
         "weights_fitted_on": "valid",
         "weights_fitted_over": "all entities" if whole
         else f"the answer and the {config.candidates} best of each part",

@@ -37,25 +37,34 @@ def likelihood(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor, weigh
 @given(st.integers(0, 99), st.integers(1, 2))
 def test_no_other_weights_are_more_likely(seed: int, scorers: int) -> None:
     names, scores, gold, asked = problem(seed, scorers)
-    found = fit_weights(Candidates(names, scores, gold, asked), 3, shrinkage=0)
-    best = likelihood(names, scores, gold, asked, found)
+    found, sharpness = fit_weights(Candidates(names, scores, gold, asked), 3, shrinkage=0)
+    best = likelihood(sharpness * names, sharpness * scores, gold, asked, found)
     generator = torch.Generator().manual_seed(seed)
     for size in (1e-2, 0.1, 1.0):
         other = found + size * torch.randn(scorers, 3, generator=generator)
-        assert likelihood(names, scores, gold, asked, other) < best + 1e-6
+        for factor in (sharpness, sharpness * 1.1, sharpness / 1.1):
+            assert likelihood(factor * names, factor * scores, gold, asked, other) < best + 1e-6
+
+
+def test_a_generator_that_is_too_sure_is_trusted_less() -> None:
+    names, scores, gold, asked = problem(0, queries=20_000)
+    found, sharpness = fit_weights(Candidates(5 * names, scores, gold, asked), 3)
+    torch.testing.assert_close(found, 5 * torch.tensor([[0.4, 0.6, 0.8]]), atol=0.25, rtol=0)
+    assert sharpness == pytest.approx(0.2, abs=0.02)
 
 
 def test_the_weights_that_made_the_answers_are_found() -> None:
     names, scores, gold, asked = problem(0, queries=20_000)
-    found = fit_weights(Candidates(names, scores, gold, asked), 3)
+    found, sharpness = fit_weights(Candidates(names, scores, gold, asked), 3)
+    assert sharpness == pytest.approx(1, abs=0.05)
     torch.testing.assert_close(found, torch.tensor([[0.4, 0.6, 0.8]]), atol=0.05, rtol=0)
 
 
 def test_what_is_never_asked_gets_the_common_weight_and_shrinkage_draws_to_it() -> None:
     names, scores, gold, asked = problem(1)
-    found = fit_weights(Candidates(names, scores, gold, asked), 5)
+    found, _ = fit_weights(Candidates(names, scores, gold, asked), 5)
     assert found[0, 3] == found[0, 4]
-    strong = fit_weights(Candidates(names, scores, gold, asked), 5, shrinkage=1e6)
+    strong, _ = fit_weights(Candidates(names, scores, gold, asked), 5, shrinkage=1e6)
     assert float(strong.max() - strong.min()) < 1e-3
     assert float(found[0, :3].max() - found[0, :3].min()) > 0.05
     assert found.min() < strong.mean() < found.max()
@@ -64,14 +73,16 @@ def test_what_is_never_asked_gets_the_common_weight_and_shrinkage_draws_to_it() 
 def test_a_scorer_that_knows_nothing_gets_no_weight() -> None:
     names, scores, _, asked = problem(2, queries=20_000)
     gold = torch.multinomial(names.softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
-    assert float(fit_weights(Candidates(names, scores, gold, asked), 3).abs().max()) < 0.05
+    found, _ = fit_weights(Candidates(names, scores, gold, asked), 3)
+    assert float(found.abs().max()) < 0.05
 
 
 def test_known_answers_are_no_candidates() -> None:
     names, scores, gold, asked = problem(3)
     other = (gold + 1) % 12
     names[torch.arange(len(gold)), other] = -torch.inf
-    assert torch.isfinite(fit_weights(Candidates(names, scores, gold, asked), 3)).all()
+    found, _ = fit_weights(Candidates(names, scores, gold, asked), 3)
+    assert torch.isfinite(found).all()
     with pytest.raises(InputError, match="An answer of valid has probability 0"):
         fit_weights(Candidates(names, scores, other, asked), 3)
     with pytest.raises(InputError, match="The shrinkage is -1; give 0 or more"):

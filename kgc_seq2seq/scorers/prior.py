@@ -125,17 +125,24 @@ class Candidates:
         return Candidates(self.names[chosen], self.scores[:, chosen], self.gold[chosen],
                           self.relations[chosen])
 
-    def log_likelihood(self, weights: Tensor) -> Tensor:
-        """Of each answer under λ, [S, 2R]: [Q]."""
-        fused = self.names + (weights[:, self.relations, None] * self.scores).sum(0)
+    def log_likelihood(self, weights: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
+        """Of each answer under λ, [S, 2R], all scores times the sharpness: [Q]."""
+        none = self.names.isneginf()  # times the sharpness, they would have no gradient
+        fused = self.names.masked_fill(none, 0) + (
+            weights[:, self.relations, None] * self.scores).sum(0)
+        fused = (sharpness * fused).masked_fill(none, -torch.inf)
         return fused.gather(1, self.gold[:, None])[:, 0] - fused.logsumexp(1)
 
 
-def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor:
+def fit_weights(
+    known: Candidates, count: int, shrinkage: float = 1.0
+) -> tuple[Tensor, float]:
     """The weights under which the answers of valid are most likely.
 
-    Maximises ``Σ_q log softmax(fused)(gold_q) - shrinkage · Σ_sr (λ_sr - λ_s)²`` over λ_sr and
-    the common λ_s: relations with few queries stay near the common weight.
+    Maximises ``Σ_q log softmax(τ · fused)(gold_q) - shrinkage · Σ_sr (λ_sr - λ_s)²`` over λ_sr,
+    the common λ_s and the sharpness τ: relations with few queries stay near the common weight. A
+    generator is often surer than it is right; without τ the fit could not trust it less than in
+    full. τ changes no order, so it is not kept in the score.
 
     Args:
         known: Questions with their answers.
@@ -143,7 +150,7 @@ def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor
         shrinkage: How strongly weights are drawn to the common one.
 
     Returns:
-        float32 [S, count].
+        λ, float32 [S, count], and τ.
 
     Raises:
         InputError: ``shrinkage`` is negative, or an answer is no candidate.
@@ -157,18 +164,19 @@ def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor
     scorers, device = len(known.scores), known.names.device
     common = torch.zeros(scorers, 1, dtype=torch.float64, device=device, requires_grad=True)
     apart = torch.zeros(scorers, count, dtype=torch.float64, device=device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([common, apart], max_iter=200, tolerance_grad=1e-7,
+    sharpness = torch.zeros((), dtype=torch.float64, device=device, requires_grad=True)  # its log
+    optimizer = torch.optim.LBFGS([common, apart, sharpness], max_iter=200, tolerance_grad=1e-7,
                                   tolerance_change=1e-10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        likelihood = known.log_likelihood(common + apart).mean()
+        likelihood = known.log_likelihood(common + apart, sharpness.exp()).mean()
         total: Tensor = shrinkage * apart.square().sum() / questions - likelihood
         total.backward()
         return total
 
     optimizer.step(closure)
-    return (common + apart).detach().float()
+    return (common + apart).detach().float(), float(sharpness.detach().exp())
 
 
 def choose_shrinkage(
@@ -190,7 +198,7 @@ def choose_shrinkage(
     for shrinkage in grid:
         held_out = []
         for fold in folds.unique():
-            weights = fit_weights(known[folds != fold], count, shrinkage)
-            held_out.append(known[folds == fold].log_likelihood(weights))
+            fitted = fit_weights(known[folds != fold], count, shrinkage)
+            held_out.append(known[folds == fold].log_likelihood(*fitted))
         found[shrinkage] = float(torch.cat(held_out).mean())
     return found

@@ -13,8 +13,8 @@ Longs = npt.NDArray[np.int64]
 
 WINDOWS = 6
 """An epoch is cut into so many parts, and each is sorted by the inputs' length; fewer save padding
-and mix less. The targets' length plays no part: batches of names alike teach worse, by several
-points of MRR."""
+and mix less. The targets' length plays no part: in batches of names alike, the densest part of
+MKG-W was learnt worse."""
 
 
 class Batches:

@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import peft
-from peft.tuners.lora import LoraLayer
-from peft.utils import TrainableTokensWrapper
 from transformers import T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
@@ -53,6 +50,8 @@ def add_lora(
     Raises:
         InputError: The model has no layer of a name in ``config.targets``.
     """
+    import peft  # here, since predictions do without it
+
     tied = model.lm_head.weight is model.shared.weight
     rows = {"shared": list(new_tokens)} | ({} if tied else {"lm_head": list(new_tokens)})
     try:
@@ -107,6 +106,9 @@ def merged(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
 
 def _adapted(model: T5ForConditionalGeneration) -> list[tuple[str, Any]]:
     """Every place where a layer with an adapter stands, and that layer."""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils import TrainableTokensWrapper
+
     found: list[tuple[str, Any]] = []
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, TrainableTokensWrapper):
