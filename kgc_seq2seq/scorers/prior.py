@@ -107,6 +107,9 @@ def prior(voices: Sequence[Voice], weights: Tensor, heads: Tensor, relations: Te
     return torch.stack(parts).sum(0)
 
 
+_RIDGE = 0.01
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Q questions with their answers, and what every part says of their candidates."""
@@ -139,7 +142,8 @@ def fit_weights(
 ) -> tuple[Tensor, float]:
     """The weights under which the answers of valid are most likely.
 
-    Maximises ``Σ_q log softmax(τ · fused)(gold_q) - shrinkage · Σ_sr (λ_sr - λ_s)²`` over λ_sr,
+    Maximises ``Σ_q log softmax(τ · fused)(gold_q) - shrinkage · Σ_sr (λ_sr - λ_s)²`` (less
+    ``log² τ`` and `_RIDGE` times λ_s², which only matter where there are few questions) over λ_sr,
     the common λ_s and the sharpness τ: relations with few queries stay near the common weight. A
     generator is often surer than it is right; without τ the fit could not trust it less than in
     full. τ changes no order, so it is not kept in the score.
@@ -171,7 +175,10 @@ def fit_weights(
     def closure() -> Tensor:
         optimizer.zero_grad()
         likelihood = known.log_likelihood(common + apart, sharpness.exp()).mean()
-        total: Tensor = shrinkage * apart.square().sum() / questions - likelihood
+        # What few questions leave open is settled: τ is drawn to 1, and no λ grows for ever.
+        drawn = (shrinkage * apart.square().sum() + sharpness.square()
+                 + _RIDGE * common.square().sum())
+        total: Tensor = drawn / questions - likelihood
         total.backward()
         return total
 
