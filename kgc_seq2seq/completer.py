@@ -19,10 +19,8 @@ from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.hub import fetch_run
 from kgc_seq2seq.newcomers import Newcomer, with_newcomers
 from kgc_seq2seq.runs import Run, open_run
-from kgc_seq2seq.systems.ensemble import Ensemble
-from kgc_seq2seq.systems.fused import Fused
+from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.generator import Generator
-from kgc_seq2seq.systems.rerank import Rerank
 
 Direction = Literal["tail", "head"]
 
@@ -139,7 +137,7 @@ class Completer:
         """
         if isinstance(self.system, Generator):
             return self.system
-        if isinstance(self.system, Fused | Rerank | Ensemble):
+        if isinstance(self.system, Combined):
             return self.system.generator
         raise InputError("This is the run of a scorer, where a generator is needed; give the run "
                          "of a generator or of a fusion.")
@@ -171,7 +169,7 @@ class Completer:
                                               offsets[self.graph.num_entities :] - start)
         told = Generator(verbalizer, ExactSearch(generator.search.decoder, trie))
         system = self.system
-        if isinstance(system, Fused | Rerank | Ensemble):
+        if isinstance(system, Combined):
             voices = tuple(voice.and_unseen(len(newcomers)) for voice in system.voices)
             return Completer(replace(self.run, system=replace(
                 system, generator=told, voices=voices)))

@@ -44,10 +44,9 @@ from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.runs import Method, Run, open_run, read_fusion
 from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 from kgc_seq2seq.scorers.scorer import EntityScorer
-from kgc_seq2seq.systems.ensemble import Ensemble
+from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.fused import Fused
 from kgc_seq2seq.systems.generator import Generator
-from kgc_seq2seq.systems.rerank import Rerank
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.train_scorer import config_class, train_scorer
@@ -242,7 +241,7 @@ class Bench:
         dropped = self._dropped(seed, rate)
         if isinstance(system, Generator):
             system = _blinded(system, run, folder, dropped)
-        elif isinstance(system, Fused | Rerank | Ensemble):
+        elif isinstance(system, Combined):
             system = replace(system, generator=_blinded(
                 system.generator, run, folder / read_fusion(folder).generator.run, dropped))
         for voice in system.voices:

@@ -12,31 +12,22 @@ from kgc_seq2seq.evaluation.dense import Scores, rank_on_processes
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
-from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Voice
+from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.dense import refuse_ranker
 from kgc_seq2seq.systems.generator import NAME, Generator
 from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
 
 
 @dataclass(frozen=True, eq=False)
-class Ensemble:
+class Ensemble(Combined):
     """A `System`: ``Σ_p w_p · softmax_p(e)`` over the generator and the scorers.
 
     The names of the whole catalogue are scored for every query: exact, and slow where it is large.
     """
 
-    generator: Generator
-    """The first part."""
-    voices: tuple[Voice, ...]
-    """The others, S of them."""
     weights: Tensor
-    """w, float32 [1 + S], at least 0 and together 1."""
-
-    @property
-    def graph(self) -> KnowledgeGraph:
-        """The graph."""
-        return self.generator.graph
+    """w of the generator, then of the scorers, float32 [1 + S], at least 0 and together 1."""
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None

@@ -13,27 +13,17 @@ from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.evaluation.ranking import Ranker, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
-from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.scorers.prior import Voice, prior
-from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.scorers.prior import prior
+from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
 
 
 @dataclass(frozen=True, eq=False)
-class Fused:
+class Fused(Combined):
     """A `System`: the scorers are the search's admissible heuristic."""
 
-    generator: Generator
-    """Gives names their probability."""
-    voices: tuple[Voice, ...]
-    """S scorers."""
     weights: Tensor
     """λ, float32 [S, 2R]."""
-
-    @property
-    def graph(self) -> KnowledgeGraph:
-        """The graph."""
-        return self.generator.graph
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None

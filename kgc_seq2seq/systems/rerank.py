@@ -10,41 +10,32 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.decoding.best_first import top_k
-from kgc_seq2seq.decoding.nodes import Allowed
 from kgc_seq2seq.evaluation.ranking import (
     QUERIES_AT_ONCE,
     TOLERANCE,
     Ranker,
     encode_queries,
+    unknown,
 )
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
-from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.scorers.prior import Voice, prior
+from kgc_seq2seq.scorers.prior import prior
+from kgc_seq2seq.scorers.scorer import as_long
+from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.dense import refuse_ranker
-from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
 
 
 @dataclass(frozen=True, eq=False)
-class Rerank:
+class Rerank(Combined):
     """A `System`: the generator's exact ``depth`` best, ordered by ``Σ_s log softmax(scorer_s)``.
 
-    What lies deeper keeps the generator's order. The generator's probability of the best together
-    is shared out among them by the softmax of the sum.
+    The scorers have equal weight. What lies deeper keeps the generator's order. The generator's
+    probability of the best together is shared out among them by the softmax of the sum.
     """
 
-    generator: Generator
-    """Finds the best."""
-    voices: tuple[Voice, ...]
-    """The scorers, of equal weight."""
     depth: int
     """How many are put into order."""
-
-    @property
-    def graph(self) -> KnowledgeGraph:
-        """The graph."""
-        return self.generator.graph
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
@@ -98,15 +89,11 @@ class Rerank:
 
     def _among(self, questions: Ints, count: int) -> tuple[Longs, Longs]:
         """Better and tied of an answer's ``count`` best rivals, for questions, int32 [G, 3]."""
-        generator, graph = self.generator, self.graph
-        queries = questions[:, :2]
-        owner, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
+        search, queries = self.generator.search, questions[:, :2]
         sums = self._sums(queries)
-        own = sums.gather(1, _columns(questions[:, 2:], sums.device))
-        allowed = Allowed.without(generator.search.nodes, *(
-            _columns(column, sums.device) for column in (owner, known)))
-        rivals = top_k(generator.search, encode_queries(
-            generator.search, generator.verbalizer, queries), count, allowed=allowed).entities
+        own = sums.gather(1, as_long(questions[:, 2:]).to(sums.device))
+        rivals = top_k(search, encode_queries(search, self.generator.verbalizer, queries), count,
+                       allowed=unknown(search, self.graph, queries)).entities
         gap = sums.gather(1, rivals) - own
         margin = TOLERANCE * own.abs().clamp(min=1)
         return ((gap > margin).sum(1).cpu().numpy(), (gap.abs() <= margin).sum(1).cpu().numpy())
@@ -115,7 +102,3 @@ class Rerank:
         heads, relations = as_tensors(queries, self.generator.device)
         ones = torch.ones(len(self.voices), 2 * self.graph.num_relations, device=heads.device)
         return prior(self.voices, ones, heads, relations)
-
-
-def _columns(numbers: Ints | Longs, device: torch.device) -> Tensor:
-    return torch.from_numpy(numbers.astype(np.int64)).to(device)
