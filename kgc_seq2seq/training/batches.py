@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -46,15 +46,22 @@ class Batches:
         self.batch_tokens = batch_tokens
         self.least = least
         self._epoch = lru_cache(maxsize=1)(self._plan)
-        self._ends = [0]  # of the epochs, in steps
+        self._ends = [0]  # of the epochs, in steps; only with batch_tokens
 
     @property
     def smallest(self) -> int:
         """The number of examples in the smallest batch of the first epoch."""
         return min(map(len, self._epoch(1)))
 
+    @cached_property
+    def _per_epoch(self) -> int:
+        return len(self._epoch(1))
+
     def __getitem__(self, step: int) -> tuple[int, Longs]:
         """The epoch of a step, counted from 1, and its examples, int64 [b]."""
+        if self.batch_tokens is None:  # all epochs have as many batches as the first
+            epoch, place = divmod(step, self._per_epoch)
+            return epoch + 1, self._epoch(epoch + 1)[place]
         while step >= self._ends[-1]:
             self._ends.append(self._ends[-1] + len(self._epoch(len(self._ends))))
         epoch = bisect_right(self._ends, step)
