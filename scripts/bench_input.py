@@ -23,6 +23,7 @@ from bench_common import bench_parser, finish
 
 from caption_cache.build import build
 from caption_cache.captioners import load_captioner
+from caption_cache.prefetch import prefetch
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import read_graph
@@ -31,8 +32,8 @@ from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
 from kgc_seq2seq.text.input_config import InputConfig
-from kgc_seq2seq.training.ahead import ahead
 from kgc_seq2seq.training.batches import Batches, Longs
+from kgc_seq2seq.training.loop import MADE_AHEAD
 from kgc_seq2seq.training.model import ModelConfig, make_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig, make_optimizer
 from kgc_seq2seq.training.seq2seq import Seq2Seq
@@ -193,7 +194,8 @@ def waiting(graph: KnowledgeGraph, config: RunConfig, steps: int) -> dict[str, f
         epoch, examples = plan[step]
         return task.make_batch(examples, step, epoch)
 
-    made = map(make, range(steps)) if DEVICE.type == "cpu" else ahead(make, range(steps))
+    made = (map(make, range(steps)) if DEVICE.type == "cpu" else
+            prefetch(make, range(steps), MADE_AHEAD, threads=1))
     next(made)  # the plan of the first epoch, before any step
     waits, start = [], time.perf_counter()
     for _ in range(steps - 1):

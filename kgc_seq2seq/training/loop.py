@@ -18,13 +18,16 @@ from torch import Tensor, nn
 
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.training.ahead import ahead
+from caption_cache.prefetch import prefetch
 from kgc_seq2seq.training.averages import WeightAverage
 from kgc_seq2seq.training.batches import Batches, Longs
 from kgc_seq2seq.training.checkpoints import Checkpoints, Progress, TrainingState
 from kgc_seq2seq.training.logs import TrainingLog
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from kgc_seq2seq.training.sharding import gather, is_sharding, shard, whole_tensor
+
+MADE_AHEAD = 2
+"""So many steps' batches wait for a model on an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,8 @@ def train(
 
     steps = range(progress.step, config.steps)
     # On a CPU, model and thread would only wait for each other's turn at the interpreter.
-    ready = map(make, steps) if device.type == "cpu" else ahead(make, steps)
+    ready = (map(make, steps) if device.type == "cpu" else
+             prefetch(make, steps, MADE_AHEAD, threads=1))
     with ExitStack() as stack:
         caught = stack.enter_context(_caught_signals())
         log = stack.enter_context(
