@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from caption_cache.command_line import Answer
 from caption_cache.errors import InputError
 from caption_cache.images import find_images, has_images, read_entities
 from kgc_seq2seq.config import read_yaml
@@ -87,6 +88,13 @@ def evaluate_split(
         name = f"{split}-{kind}"
         how = {"ranks": kind, **asdict(ranker)}
     return record(run, name, graph, split, ranks, accelerator, how)
+
+
+def test_answer(run: Path, result: Mapping[str, Any]) -> Answer:
+    """The result of a run on test, as a command answers with it."""
+    both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
+    return Answer(result, f"Test: filtered MRR {both:.4f} (tail {tail:.4f}, head {head:.4f}), "
+                          f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {run}.")
 
 
 def record(

@@ -18,7 +18,7 @@ from caption_cache.command_line import Answer
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import read_yaml
-from kgc_seq2seq.evaluate import evaluate_run
+from kgc_seq2seq.evaluate import evaluate_run, test_answer
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
@@ -105,10 +105,7 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
         "system": " + ".join(["generator", *(voice.label for voice in voices)]),
         "method": config.method, "parts": [asdict(part) for part in parts], **about})
     evaluate_run(out, "valid")
-    result = evaluate_run(out, "test")
-    both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
-    return Answer(result, f"Test: filtered MRR {both:.4f} (tail {tail:.4f}, head {head:.4f}), "
-                          f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {out}.")
+    return test_answer(out, evaluate_run(out, "test"))
 
 
 def _open_folder(out: Path) -> None:

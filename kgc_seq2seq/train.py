@@ -25,7 +25,7 @@ from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_con
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
-from kgc_seq2seq.evaluate import evaluate_split
+from kgc_seq2seq.evaluate import evaluate_split, test_answer
 from kgc_seq2seq.evaluation.ranking import rank_triples
 from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.evaluation.results import read_result, write_result
@@ -83,12 +83,9 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     Raises:
         InputError: The data set, the configuration or an earlier run does not fit.
     """
-    accelerator = make_accelerator(config)
+    accelerator, run, dataset = begin(
+        config, restart=restart, captions=config.input.reads("entity"))
     main_process = accelerator.is_main_process
-    run = Path(config.out)
-    if main_process:
-        open_run(run, restart=restart)
-    dataset = open_dataset(config.dataset, run, accelerator, captions=config.input.reads("entity"))
     graph = read_graph(dataset)
     captions = load_captions(dataset, config)
 
@@ -130,6 +127,28 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     return conclude(run, accelerator,
                     lambda split: evaluate_split(run, split, Generator(verbalizer, best),
                                                  accelerator))
+
+
+def begin(
+    config: AnyRunConfig, *, restart: bool, captions: bool
+) -> tuple[Accelerator, Path, Path]:
+    """Open what every training needs.
+
+    Args:
+        config: Of the run.
+        restart: Whether to forget an earlier training in the run folder.
+        captions: Whether the nations graph, where that is meant, is to be captioned.
+
+    Returns:
+        What knows the processes, the run folder, and the data-set folder.
+
+    Raises:
+        InputError: The run folder cannot be written.
+    """
+    accelerator, run = make_accelerator(config), Path(config.out)
+    if accelerator.is_main_process:
+        open_run(run, restart=restart)
+    return accelerator, run, open_dataset(config.dataset, run, accelerator, captions=captions)
 
 
 def make_accelerator(config: AnyRunConfig) -> Accelerator:
@@ -201,10 +220,7 @@ def conclude(
             evaluate(split)
     if not accelerator.is_main_process:
         return None
-    result = read_result(run / "results" / "test.json")
-    both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
-    return Answer(result, f"Test: filtered MRR {both:.4f} (tail {tail:.4f}, head {head:.4f}), "
-                          f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {run}.")
+    return test_answer(run, read_result(run / "results" / "test.json"))
 
 
 def open_dataset(name: str, run: Path, accelerator: Accelerator, *, captions: bool) -> Path:

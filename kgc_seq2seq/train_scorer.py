@@ -29,11 +29,9 @@ from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.train import (
     NATIONS,
     add_training_options,
+    begin,
     conclude,
     is_new,
-    make_accelerator,
-    open_dataset,
-    open_run,
     train_task,
 )
 from kgc_seq2seq.training.batches import Longs
@@ -109,13 +107,9 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     Raises:
         InputError: The data set, the configuration or an earlier run does not fit.
     """
-    accelerator = make_accelerator(config)
+    accelerator, run, dataset = begin(config, restart=restart, captions=False)
     main_process = accelerator.is_main_process
-    run = Path(config.out)
-    if main_process:
-        open_run(run, restart=restart)
     kind, model_config = scorer_class(config.scorer), config.model  # type: ignore[attr-defined]
-    dataset = open_dataset(config.dataset, run, accelerator, captions=False)
     graph = read_graph(dataset)
     if main_process and config.dataset == NATIONS and kind.reads(model_config):
         make_vectors(dataset, FeatureChoice())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from reproduce import METRICS
+from reproduce import cells
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
@@ -50,11 +50,9 @@ def section(name: str, published: Mapping[str, Any]) -> str:
              "|---|---|---|---|---|---|---|---|"]
     for system, row in sorted(document["rows"].items(),
                               key=lambda item: -item[1]["both"]["mrr"]["mean"]):
-        cells = [row["both"][metric] for metric in METRICS]
-        cells += [row[side]["mrr"] for side in ("tail", "head")]
         seeds = len(row["seeds"])
         lines.append(f"| {system}{'' if seeds > 1 else ', one seed'} | "
-                     + " | ".join(_percent(cell, seeds) for cell in cells)
+                     + " | ".join(_percent(cell, seeds) for cell in cells(row))
                      + f" | {row['seconds']['mean'] / 60:.0f} |")
     notes = []
     for system, entry in sorted(published.get(document["benchmark"], {}).items(),

@@ -291,11 +291,15 @@ def table(document: Mapping[str, Any]) -> str:
     lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head |",
              "|---|---|---|---|---|---|---|"]
     for name, row in document["rows"].items():
-        cells = [row["both"][metric] for metric in METRICS]
-        cells += [row[side]["mrr"] for side in ("tail", "head")]
         lines.append(f"| {name} | " + " | ".join(
-            f"{100 * cell['mean']:.1f} ± {100 * cell['sd']:.1f}" for cell in cells) + " |")
+            f"{100 * cell['mean']:.1f} ± {100 * cell['sd']:.1f}" for cell in cells(row)) + " |")
     return "\n".join(lines)
+
+
+def cells(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a table shows of a row: four metrics, and the MRR of each direction."""
+    return [*(row["both"][metric] for metric in METRICS),
+            *(row[side]["mrr"] for side in ("tail", "head"))]
 
 
 if __name__ == "__main__":
