@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -35,6 +37,25 @@ def random_graph(seed: int, entities: int = 12, relations: int = 3, facts: int =
         entity_descriptions=("",) * entities, relation_ids=tuple(f"r{r}" for r in range(relations)),
         relation_names=(*names, *inverse),
         train=rows[2 * cut:], valid=rows[:cut], test=rows[cut: 2 * cut])
+
+
+def draw_by_name(module: torch.nn.Module, std: float) -> None:
+    """Random weights that are the same for a name, whatever other weights there are."""
+    for name, weights in module.named_parameters():
+        generator = torch.Generator().manual_seed(crc32(name.encode()))
+        torch.nn.init.normal_(weights, std=std, generator=generator)
+
+
+def assert_learnt_alike(
+    one: tuple[list[dict[str, Any]], dict[str, Any]],
+    two: tuple[list[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Lines of ``metrics.jsonl`` and the result on test, of one process and of two."""
+    assert two[1]["protocol"]["processes"] == 2
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines, _ in (one, two)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    for side in ("both", "tail", "head"):
+        assert one[1][side] == pytest.approx(two[1][side], rel=1e-3)
 
 
 TINY = {

@@ -6,12 +6,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_graph
+from conftest import draw_by_name, random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -154,9 +153,7 @@ def test_every_switch_changes_what_is_learnt(changes: dict[str, Any]) -> None:
     found = []
     for config in (CONFIG, replace(CONFIG, **changes)):
         scorer = make(graph, config)
-        for name, weights in scorer.named_parameters():  # the same, whatever else there is
-            generator = torch.Generator().manual_seed(crc32(name.encode()))
-            torch.nn.init.normal_(weights, std=0.5, generator=generator)
+        draw_by_name(scorer, std=0.5)
         batch = scorer.feed(graph, 0)(np.arange(5), 1) | {"done": torch.tensor(0.0)}
         found.append(scorer.loss(batch))
     same = changes.get("alignment") == 0  # then the variants differ in nothing

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, assert_learnt_alike
 from safetensors.torch import load_file
 
 from kgc_seq2seq.graph.folder import read_graph
@@ -181,9 +181,4 @@ def test_two_processes_learn_what_one_learns(tiny: Path, tmp_path: Path, scorer:
             capture_output=True, text=True, cwd=ROOT, timeout=300, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
         runs[processes] = lines(out), json.loads(done.stdout)
-    assert runs[2][1]["protocol"]["processes"] == 2
-    losses = [[line["loss"] for line in runs[processes][0] if "loss" in line]
-              for processes in (1, 2)]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-    for side in ("both", "tail", "head"):
-        assert runs[1][1][side] == pytest.approx(runs[2][1][side], rel=1e-3)
+    assert_learnt_alike(runs[1], runs[2])
