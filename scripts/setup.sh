@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make .venv with the tested set of packages. Quick when it is there already.
-#   bash scripts/setup.sh [EXTRA,...]     extras besides "test", such as bench
+#   bash scripts/setup.sh [EXTRA,...]     extras besides "test" and "ui", such as bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-extras="test${1:+,$1}"
+extras="test,ui${1:+,$1}"
 wanted=$(cat pyproject.toml constraints.txt | cksum)" $extras"
 if [ -f .venv/made-from ] && [ "$(cat .venv/made-from)" = "$wanted" ]; then
     exit 0
