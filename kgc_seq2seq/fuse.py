@@ -168,7 +168,7 @@ def _voice(path: Path, label: str, graph: KnowledgeGraph) -> Voice:
         if leaks:
             raise InputError(f"The scorer in {path} was trained on {leaks} facts of valid or test "
                              f"of {graph.name}; train it on the splits of the generator.")
-    return Voice.of(label, system.voice.scorer, graph, theirs)
+    return Voice.of(label, system.voice.scorer, graph)
 
 
 def _contained(rows: Ints, others: Ints, graph: KnowledgeGraph) -> np.ndarray[Any, Any]:

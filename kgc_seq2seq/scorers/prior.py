@@ -22,9 +22,9 @@ from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
 class Voice:
     """A scorer's log-probabilities of all entities of a graph, also of those it has never seen.
 
-    An entity without a train triple keeps the random embedding that it began with. It gets the
-    mean of the others' scores instead; asked about such an entity, the scorer says nothing: all
-    answers are equally probable.
+    An entity that is not in its vocabulary gets the mean of the others' scores; asked about such
+    an entity, the scorer says nothing: all answers are equally probable. One without a train triple
+    is in the vocabulary: negatives have taught the scorer of it, and its image and text speak.
     """
 
     label: str
@@ -35,20 +35,16 @@ class Voice:
     """The scorer's row of each entity of the graph, int64 [N]; -1: it has never seen it."""
 
     @classmethod
-    def of(
-        cls, label: str, scorer: EntityScorer, graph: KnowledgeGraph, trained_on: KnowledgeGraph
-    ) -> Voice:
+    def of(cls, label: str, scorer: EntityScorer, graph: KnowledgeGraph) -> Voice:
         """Let a scorer speak of the entities of ``graph``, of which it may know only some.
 
         Args:
             label: As above.
             scorer: The scorer.
             graph: The graph.
-            trained_on: The graph that the scorer was trained on.
         """
-        seen = {key: row for row, key in enumerate(scorer.vocabulary.entity_ids)
-                if trained_on.train_degree[row]}
-        places = np.array([seen.get(key, -1) for key in graph.entity_ids], np.int64)
+        rows = {key: row for row, key in enumerate(scorer.vocabulary.entity_ids)}
+        places = np.array([rows.get(key, -1) for key in graph.entity_ids], np.int64)
         return cls(label, scorer, as_long(places))
 
     def and_unseen(self, count: int) -> Voice:
