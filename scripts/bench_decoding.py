@@ -211,7 +211,7 @@ def step(names: tuple[Ints, Longs], trie: EntityTrie, rows: int, repeats: int
 
     def own() -> torch.Tensor:
         row, child = nodes.edges(at)
-        return best_of_each(groups[row], logs[row, nodes.tokens[child]], BEAM)
+        return best_of_each(groups[row], logs[row, nodes.token(child)], BEAM)
 
     for length in (1, 2):
         copying(ids[:, :length], little)
@@ -312,7 +312,7 @@ def learn_by_heart(
     """Make a model as sure of its answers, [queries, n], as a trained one."""
     search = ExactSearch(TreeDecoder(model), trie)
     paths = search.paths(answers.flatten())
-    labels = torch.where(paths < 0, -100, search.nodes.tokens[paths])
+    labels = torch.where(paths < 0, -100, search.nodes.token(paths.clamp(min=0)))
     inputs = ids.repeat_interleave(answers.shape[1], dim=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     model.train()

@@ -152,7 +152,8 @@ class Bench:
 
         def blind(queries: Ints) -> Prior:
             prior = fused.prior(queries)
-            return Prior(torch.where(search.nodes.is_leaf[:, None], prior.under, prior.under[:1]))
+            leaf = torch.from_numpy(search.trie.is_leaf)[:, None]
+            return Prior(torch.where(leaf, prior.under, prior.under[:1]))
 
         found: dict[str, Any] = {"queries": 2 * len(graph.test)}
         for name, prior_of in (("with", fused.prior), ("without", blind)):

@@ -281,7 +281,8 @@ def test_the_heuristic_saves_work_and_changes_no_rank(accelerator: Accelerator) 
 
     def blind(queries: Ints) -> Prior:
         prior = fused.prior(queries)
-        return Prior(torch.where(search.nodes.is_leaf[:, None], prior.under, prior.under[:1]))
+        leaf = torch.from_numpy(search.trie.is_leaf)[:, None]
+        return Prior(torch.where(leaf, prior.under, prior.under[:1]))
 
     ranks, positions = [], []
     for prior_of in (fused.prior, blind):

@@ -41,11 +41,11 @@ def beam_search(
         bound = score if prior is None else score + prior.under[child, query]
         keep = bound > best[query, -1]
         if allowed is not None:
-            keep &= allowed.count(query, search.nodes.first[child], search.nodes.last[child]) > 0
-        leaf = search.nodes.is_leaf[child]
+            keep &= allowed.count(query, *search.nodes.span(child)) > 0
+        leaf = search.nodes.is_leaf(child)
         ends, inner = keep & leaf, (keep & ~leaf).nonzero().flatten()
         entities, best = merge_best(entities, best, query[ends],
-                                    search.nodes.entity[child[ends]], bound[ends])
+                                    search.nodes.entity(child[ends]), bound[ends])
         kept = inner[best_of_each(query[inner], bound[inner], width)]
         queries, nodes, scores, past = query[kept], child[kept], score[kept], past[row[kept]]
     return entities, best

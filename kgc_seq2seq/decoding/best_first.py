@@ -118,14 +118,14 @@ def bracket(
     if budget is not None and budget < 1:
         raise InputError(f"The budget is {budget} decoder positions; give 1 or more, or none.")
     frontier = _Frontier(search, encoded, queries, allowed, prior)
-    position = search.nodes.position[gold]
+    position = search.nodes.position(gold)
     low = gold_scores - margin
     better, tied, settled = torch.zeros(3, len(gold), dtype=torch.long, device=gold.device)
     while True:
         item, node = frontier.item, frontier.node
         # The gold itself lies under the nodes on its path.
-        mine = (search.nodes.first[node] <= position[item]) & (
-            position[item] < search.nodes.last[node])
+        first, last = search.nodes.span(node)
+        mine = (first <= position[item]) & (position[item] < last)
         rivals = (frontier.bound - low[item]).double().exp() * (1 + _SLACK)
         rivals = torch.where(mine, rivals - (-margin[item].double()).exp() + _SLACK, rivals)
         # A count takes the gold in only where it is allowed, so it may be one too high: safe.
@@ -187,7 +187,7 @@ class _Frontier:
 
     def count(self, nodes: Tensor) -> Tensor:
         """Entities that may answer under each open node, int64 [O]."""
-        first, last = self._search.nodes.first[nodes], self._search.nodes.last[nodes]
+        first, last = self._search.nodes.span(nodes)
         if self._allowed is None:
             return last - first
         return self._allowed.count(self._queries[self.item], first, last)
@@ -237,14 +237,14 @@ class _Frontier:
             for part in torch.split(chosen, self._search.rows_at_once)]
         self._select(closed)
         item, child, slot, log_p, bound = map(torch.cat, zip(*parts, strict=True))
-        leaf = self._search.nodes.is_leaf[child]
+        leaf = self._search.nodes.is_leaf(child)
         inner, ends = (~leaf).nonzero().flatten(), leaf.nonzero().flatten()
         self.item = torch.cat([self.item, item[inner]])
         self.node = torch.cat([self.node, child[inner]])
         self._slot = torch.cat([self._slot, slot[inner]])
         self._log_p = torch.cat([self._log_p, log_p[inner]])
         self.bound = torch.cat([self.bound, bound[inner]])
-        entity = self._search.nodes.entity[child[ends]]
+        entity = self._search.nodes.entity(child[ends])
         return item[ends], entity, bound[ends]
 
     def _step(
@@ -258,8 +258,8 @@ class _Frontier:
         slots = self._pool.add(past, slot)
         self.expanded.scatter_add_(0, item, torch.ones_like(item))
         if self._allowed is not None:
-            some = self._allowed.count(self._queries[item[row]], nodes.first[child],
-                                       nodes.last[child]).nonzero().flatten()
+            some = self._allowed.count(self._queries[item[row]],
+                                       *nodes.span(child)).nonzero().flatten()
             row, child, more = row[some], child[some], more[some]
         log_p, item = log_p[row] + more, item[row]
         bound = log_p if self._prior is None else log_p + self._prior.under[

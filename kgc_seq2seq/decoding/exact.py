@@ -60,9 +60,6 @@ class ExactSearch:
         self.decoder = decoder
         self.trie = trie
         self.nodes = TrieNodes(trie, decoder.device)
-        # What the decoder reads at a node: its token, and at the root what starts every name.
-        self.read = self.nodes.tokens.clone()
-        self.read[0] = decoder.model.config.decoder_start_token_id
         depth = min(len(trie.levels), 16)  # few names are longer
         self.rows_at_once = min(ROWS_AT_ONCE, max(
             64, STEP_BYTES // (depth * decoder.position_bytes)))
@@ -98,10 +95,10 @@ class ExactSearch:
             bound = score if prior is None else score + prior.under[node, query]
             keep = bound >= thresholds[query]
             if allowed is not None:
-                keep &= allowed.count(query, self.nodes.first[node], self.nodes.last[node]) > 0
-            leaf = self.nodes.is_leaf[node]
+                keep &= allowed.count(query, *self.nodes.span(node)) > 0
+            leaf = self.nodes.is_leaf(node)
             ends = keep & leaf
-            found.append((query[ends], self.nodes.entity[node[ends]], bound[ends]))
+            found.append((query[ends], self.nodes.entity(node[ends]), bound[ends]))
             inner = torch.nonzero(keep & ~leaf).flatten()
             work.extend((query[part], node[part], score[part], past[row[part]])
                         for part in torch.split(inner, self.rows_at_once) if len(part))
@@ -138,11 +135,14 @@ class ExactSearch:
     ) -> tuple[Tensor, Past]:
         """`TreeDecoder.step` at nodes of the trie, counted."""
         self.positions += len(nodes)
-        return self.decoder.step(encoded, queries, self.read[nodes], past, depths)
+        # What the decoder reads at a node: its token, and at the root what starts every name.
+        tokens = torch.where(nodes > 0, self.nodes.token(nodes),
+                             self.decoder.model.config.decoder_start_token_id)
+        return self.decoder.step(encoded, queries, tokens, past, depths)
 
     def _log_probs(self, hidden: Tensor, row: Tensor, nodes: Tensor) -> Tensor:
         """The log-probability of the token into each of ``nodes``."""
-        found = self.decoder.log_probs(hidden, row, self.nodes.tokens[nodes])
+        found = self.decoder.log_probs(hidden, row, self.nodes.token(nodes))
         if found.isnan().any():  # a NaN among the logits makes all of its row NaN
             raise FloatingPointError("The model gives NaN; its weights are broken, or it runs in "
                                      "float16, which T5 does not stand.")
@@ -178,7 +178,7 @@ class ExactSearch:
             nodes = nexts[rows]
             scores[rows] += self._log_probs(hidden, torch.arange(len(rows), device=rows.device),
                                             nodes)
-            inner = torch.nonzero(~self.nodes.is_leaf[nodes]).flatten()
+            inner = torch.nonzero(~self.nodes.is_leaf(nodes)).flatten()
             if not len(inner):
                 break
             rows, nodes, past = rows[inner], nodes[inner], past[inner]
@@ -186,7 +186,7 @@ class ExactSearch:
 
     def paths(self, entities: Tensor) -> Tensor:
         """Nodes on the way to each entity, root left out, [G, D]; -1 past the leaf."""
-        node = self.nodes.leaf[entities].cpu().numpy()
+        node = self.nodes.leaf(entities).cpu().numpy()
         up: list[Longs] = []
         while (node > 0).any():
             up.append(node)

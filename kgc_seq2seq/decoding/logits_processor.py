@@ -40,7 +40,8 @@ class TrieLogitsProcessor(LogitsProcessor):
         self._vocabulary = int(trie.tokens.max()) + 2
         parents = torch.from_numpy(trie.parents).to(nodes.device, torch.int64)
         # Children are ordered by token, and parents by number, so this ascends.
-        self._edges = parents[1:] * self._vocabulary + nodes.tokens[1:]
+        tokens = torch.from_numpy(trie.tokens[1:]).to(nodes.device)
+        self._edges = parents[1:] * self._vocabulary + tokens
         generator = torch.Generator().manual_seed(0)
         self._factors = torch.randint(-2**62, 2**62, (len(trie.levels) + 1,),
                                       generator=generator).to(nodes.device)
@@ -69,10 +70,10 @@ class TrieLogitsProcessor(LogitsProcessor):
         self._at = at[order]
 
         # What has left the trie is a ghost and may only be padded, as a finished name.
-        over = (at < 0) | self.nodes.is_leaf[at.clamp(min=0)]
+        over = (at < 0) | self.nodes.is_leaf(at.clamp(min=0))
         going = (~over).nonzero().flatten()
         row, child = self.nodes.edges(at[going])
-        row, token = going[row], self.nodes.tokens[child]
+        row, token = going[row], self.nodes.token(child)
         legal = scores[row, token]
         masked = (scores.fill_(-torch.inf) if self.in_place
                   else torch.full_like(scores, -torch.inf))
@@ -124,7 +125,7 @@ def spelt_entities(processor: TrieLogitsProcessor, sequences: Tensor) -> Tensor:
     nodes = processor.nodes
     at = sequences.new_zeros(len(sequences))
     for column in sequences[:, processor.start :].T:
-        done = (at >= 0) & nodes.is_leaf[at.clamp(min=0)]
+        done = (at >= 0) & nodes.is_leaf(at.clamp(min=0))
         at = torch.where(done, at, processor.child(at, column))
-    ends = (at >= 0) & nodes.is_leaf[at.clamp(min=0)]
-    return torch.where(ends, nodes.entity[at.clamp(min=0)], -1)
+    ends = (at >= 0) & nodes.is_leaf(at.clamp(min=0))
+    return torch.where(ends, nodes.entity(at.clamp(min=0)), -1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,39 +12,55 @@ from kgc_seq2seq.decoding.trie import EntityTrie
 
 
 class TrieNodes:
-    """The trie as tensors; nodes and entities are int64 throughout."""
+    """The trie as tensors. Nodes and entities are int64 outside and 4 bytes inside: on a CPU the
+    arrays are the trie's own, so a trie that lies in a file is not copied into memory."""
 
     def __init__(self, trie: EntityTrie, device: torch.device) -> None:
         self.trie = trie
         self.device = device
-        self.tokens = self._on_device(trie.tokens)
-        """Token on the edge into each node, [M]; -1 for the root."""
-        self.first = self._on_device(trie.first)
-        """First sorted position under each node, [M]."""
-        self.last = self._on_device(trie.last)
-        """One past the last, [M]."""
-        self.entity = self._on_device(trie.order[trie.first])
-        """The entity of each leaf, [M]; of any other node, the first under it."""
-        self.position = self._on_device(np.argsort(trie.order))
-        """Sorted position of each entity, [N]."""
-        self.is_leaf = torch.from_numpy(trie.is_leaf).to(device)
-        """Which nodes end a name, bool [M]."""
-        self.leaf = self.is_leaf.nonzero().flatten()[
-            torch.argsort(self.entity[self.is_leaf])]
-        """The leaf of each entity, [N]."""
-        self._children = self._on_device(trie.children)
+        self._tokens, self._children, self._first, self._last, self._order = (
+            torch.from_numpy(array).to(device)
+            for array in (trie.tokens, trie.children, trie.first, trie.last, trie.order))
+        position = np.empty_like(trie.order)
+        position[trie.order] = np.arange(len(position), dtype=position.dtype)
+        self._position = torch.from_numpy(position).to(device)
+        leaves = np.flatnonzero(trie.is_leaf).astype(np.int32)
+        leaf = np.empty_like(position)
+        leaf[trie.order[trie.first[leaves]]] = leaves
+        self._leaf = torch.from_numpy(leaf).to(device)
+
+    def token(self, nodes: Tensor) -> Tensor:
+        """Token on the edge into each of ``nodes`` [n]; -1 for the root."""
+        return self._tokens[nodes].long()
+
+    def span(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """First sorted position under each of ``nodes`` [n], and one past the last."""
+        return self._first[nodes].long(), self._last[nodes].long()
+
+    def is_leaf(self, nodes: Tensor) -> Tensor:
+        """Which of ``nodes`` [n] end a name, bool."""
+        return self._children[nodes] == self._children[nodes + 1]
+
+    def entity(self, nodes: Tensor) -> Tensor:
+        """The entity of each leaf among ``nodes`` [n]; of any other node, the first under it."""
+        return self._order[self._first[nodes]].long()
+
+    def leaf(self, entities: Tensor) -> Tensor:
+        """The leaf of each of ``entities`` [n]."""
+        return self._leaf[entities].long()
+
+    def position(self, entities: Tensor) -> Tensor:
+        """Sorted position of each of ``entities`` [n]."""
+        return self._position[entities].long()
 
     def edges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """All edges out of ``nodes`` [n]: the row each leaves from, and the child it leads to."""
-        starts = self._children[nodes]
+        starts = self._children[nodes].long()
         degrees = self._children[nodes + 1] - starts
         row = torch.repeat_interleave(torch.arange(len(nodes), device=self.device), degrees)
         first = degrees.cumsum(0) - degrees
         child = torch.arange(len(row), device=self.device) - (first - starts)[row]
         return row, child
-
-    def _on_device(self, array: npt.NDArray[np.integer]) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,8 @@ class Allowed:
     @classmethod
     def _make(cls, nodes: TrieNodes, queries: Tensor, entities: Tensor, *, removed: bool
               ) -> Allowed:
-        size = len(nodes.position)
-        return cls(torch.unique(queries * size + nodes.position[entities]), removed, size)
+        size = len(nodes.trie.order)
+        return cls(torch.unique(queries * size + nodes.position(entities)), removed, size)
 
     def count(self, queries: Tensor, first: Tensor, last: Tensor) -> Tensor:
         """How many of the sorted positions ``first`` up to ``last`` may answer, int64 [n]."""
@@ -108,14 +123,13 @@ class Prior:
         if values.isnan().any() or values.isposinf().any():
             raise ValueError("A prior holds NaN or +inf; its scorer is broken.")
         under = values.new_full((trie.num_nodes, len(values)), -torch.inf)
-        leaves = nodes.is_leaf.nonzero().flatten()
-        under[leaves] = values.T[nodes.entity[leaves]]
-        parents = torch.from_numpy(trie.parents.astype(np.int64)).to(values.device)
+        under[nodes.leaf(torch.arange(len(trie.order), device=values.device))] = values.T
         for low, high in zip(trie.levels[-2:0:-1], trie.levels[:1:-1], strict=True):
-            above = parents[low:high, None].expand(-1, len(values))
+            parents = torch.from_numpy(trie.parents[low:high]).to(values.device, torch.int64)
+            above = parents[:, None].expand(-1, len(values))
             under.scatter_reduce_(0, above, under[low:high].clone(), "amax")
         return cls(under)
 
     def at(self, nodes: TrieNodes, queries: Tensor, entities: Tensor) -> Tensor:
         """The values of entities for queries, int64 [n] each, float32 [n]."""
-        return self.under[nodes.leaf[entities], queries]
+        return self.under[nodes.leaf(entities), queries]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from caption_cache.disk import replacing
 
@@ -150,8 +151,8 @@ class EntityTrie:
 
     @classmethod
     def load(cls, path: Path) -> EntityTrie:
-        """Read what `save` wrote."""
-        return cls(**load_file(path))
+        """Read what `save` wrote. The arrays stay in the file until they are looked at."""
+        return cls(**{name: array.numpy() for name, array in load_file(path).items()})
 
 
 def _merged(parts: list[tuple[EntityTrie, Longs]], levels: Longs) -> EntityTrie:
