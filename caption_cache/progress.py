@@ -1,6 +1,9 @@
-"""The progress bar of long work."""
+"""The progress bars of long work."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -14,12 +17,23 @@ from rich.progress import (
 )
 from rich.text import Text
 
+Item = TypeVar("Item")
 
-def progress_bar(*, visible: bool) -> Progress:
-    """A bar on standard error with count, rate and remaining time."""
+CONSOLE = Console(stderr=True)
+"""Standard error. All bars share it, so one within another stands below it."""
+
+
+def progress_bar(*, visible: bool, transient: bool = False) -> Progress:
+    """A bar on standard error with count, rate and remaining time; a transient one vanishes."""
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
-                    TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True),
-                    disable=not visible)
+                    TextColumn("ETA"), TimeRemainingColumn(), console=CONSOLE,
+                    disable=not visible, transient=transient)
+
+
+def tracked(items: Sequence[Item], what: str, *, visible: bool = True) -> Iterator[Item]:
+    """The items one after another, with a bar that vanishes after the last."""
+    with progress_bar(visible=visible, transient=True) as bar:
+        yield from bar.track(items, description=what)
 
 
 class _Rate(ProgressColumn):

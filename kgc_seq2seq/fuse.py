@@ -17,6 +17,7 @@ from torch import Tensor
 from caption_cache.command_line import Answer
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
+from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import evaluate_run, test_answer
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
@@ -223,7 +224,8 @@ def _answers(generator: Generator, voices: tuple[Voice, ...]) -> Tensor:
     """Probabilities of the answers of valid by every part, [1 + S, 2n]."""
     questions = generator.graph.queries(generator.graph.valid)
     found = []
-    for start in range(0, len(questions), QUERIES_AT_ONCE):
+    for start in tracked(range(0, len(questions), QUERIES_AT_ONCE),
+                         f"scoring answers, {QUERIES_AT_ONCE} queries at once"):
         part = questions[start : start + QUERIES_AT_ONCE]
         gold = torch.from_numpy(part[:, 2].astype(np.int64)).to(generator.device)
         tables = log_softmaxes(generator, voices, part[:, :2])

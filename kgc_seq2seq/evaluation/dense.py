@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
+from caption_cache.progress import tracked
 from kgc_seq2seq.evaluation.ranking import TOLERANCE
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -21,7 +22,8 @@ QUERIES_AT_ONCE = 256
 
 
 def rank_by_scores(
-    graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Scores]
+    graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Scores], *,
+    show_progress: bool = False
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all N entities.
 
@@ -33,13 +35,15 @@ def rank_by_scores(
         triples: int32 [n, 3].
         score: Gets int32 [Q, 2] (entity, relation in ``0 … 2R - 1``), gives float32 [Q, N];
             higher is better.
+        show_progress: Show a bar on standard error.
 
     Returns:
         2n ranks: of all tail queries in the order of ``triples``, then of all head queries.
     """
     questions = graph.queries(triples)
     better, tied = np.zeros((2, len(questions)), np.int64)
-    for start in range(0, len(questions), QUERIES_AT_ONCE):
+    for start in tracked(range(0, len(questions), QUERIES_AT_ONCE),
+                         f"ranking, {QUERIES_AT_ONCE} queries at once", visible=show_progress):
         part = questions[start : start + QUERIES_AT_ONCE]
         scores = np.array(score(part[:, :2]), np.float32)
         row = np.arange(len(part))
@@ -78,7 +82,8 @@ def rank_on_processes(
     rows = np.concatenate([mine, mine + len(triples)])
     counts = np.zeros((2, 2 * len(triples)), np.int64)
     if len(mine):
-        ranks = rank_by_scores(graph, triples[mine], score)
+        ranks = rank_by_scores(graph, triples[mine], score,
+                               show_progress=accelerator.is_main_process)
         counts[:, rows] = ranks.better, ranks.tied
     found = accelerator.reduce(torch.from_numpy(counts).to(accelerator.device))
     return Ranks(*found.cpu().numpy())

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.errors import InputError
+from caption_cache.progress import tracked
 from kgc_seq2seq.decoding.best_first import bracket
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
@@ -88,7 +89,9 @@ def rank_triples(
     by_query = np.argsort(query, kind="stable")
     columns = np.zeros((3 if isinstance(ranker, CertifiedRanks) else 2, len(questions)), np.int64)
     chunks = range(0, len(distinct), QUERIES_AT_ONCE)
-    for start in chunks[accelerator.process_index :: accelerator.num_processes]:
+    for start in tracked(chunks[accelerator.process_index :: accelerator.num_processes],
+                         f"ranking, {QUERIES_AT_ONCE} queries at once",
+                         visible=accelerator.is_main_process):
         part = distinct[start : start + QUERIES_AT_ONCE]
         low, high = np.searchsorted(query[by_query], [start, start + len(part)])
         rows = by_query[low:high]

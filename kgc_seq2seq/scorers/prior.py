@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from caption_cache.errors import InputError
+from caption_cache.progress import tracked
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
 
@@ -198,7 +199,7 @@ def choose_shrinkage(
         The mean log-likelihood of the held-out answers under each; the largest is the best.
     """
     found = {}
-    for shrinkage in grid:
+    for shrinkage in tracked(grid, "cross-validation"):
         held_out = []
         for fold in folds.unique():
             fitted = fit_weights(known[folds != fold], count, shrinkage)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caption_cache.progress import tracked
 from kgc_seq2seq.decoding.best_first import top_k
 from kgc_seq2seq.decoding.nodes import Allowed
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
@@ -35,7 +36,8 @@ def gather(
     questions = generator.graph.queries(triples)
     order = np.lexsort(questions.T[::-1])  # equal queries side by side, scorers' relations together
     parts = [_gather(generator, voices, questions[order[start : start + QUERIES_AT_ONCE]], best)
-             for start in range(0, len(order), QUERIES_AT_ONCE)]
+             for start in tracked(range(0, len(order), QUERIES_AT_ONCE),
+                                  f"scoring candidates, {QUERIES_AT_ONCE} queries at once")]
     width = max(part.names.shape[1] for part in parts)
     whole = Candidates(
         torch.cat([_widen(part.names, width, -torch.inf) for part in parts]),

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+
+from caption_cache.progress import CONSOLE
 
 
 class TrainingLog:
@@ -33,7 +34,7 @@ class TrainingLog:
         self._bar = Progress(
             TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
             TextColumn(f"loss {{task.fields[loss]:.3f}}, {{task.fields[speed]:,.0f}} {unit}/s"),
-            TimeRemainingColumn(), console=Console(stderr=True))
+            TimeRemainingColumn(), console=CONSOLE)
         self._task = self._bar.add_task("", total=steps, completed=start, loss=0.0, speed=0.0)
 
     def __enter__(self) -> Self:
