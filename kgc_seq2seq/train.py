@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from jsonargparse import ArgumentParser
@@ -111,8 +112,12 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         return {"input_ids": inputs, "attention_mask": (inputs != verbalizer.pad).long(),
                 "labels": torch.from_numpy(verbalizer.targets(chosen[:, 2]))}
 
+    some = config.training.validate_facts
+    facts = graph.valid if some is None else np.random.default_rng(config.seed).permutation(
+        graph.valid)[:some]
+
     def validate() -> float:
-        ranks = rank_triples(search, verbalizer, graph.valid, accelerator)
+        ranks = rank_triples(search, verbalizer, facts, accelerator)
         return float(metrics(ranks)["mrr"])
 
     task = Seq2Seq(model, lambda epoch: verbalizer.lengths(queries, epoch), make_batch, validate,
@@ -120,7 +125,9 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     stopped = train_task(task, accelerator, config, stored.as_dict(), {
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours,
-        "captions": any(map(config.input.reads, config.input.caption_scopes))})
+        "captions": any(map(config.input.reads, config.input.caption_scopes)),
+        **({} if len(facts) == len(graph.valid) else
+           {"selected_on": f"filtered MRR on {len(facts)} facts of valid"})})
     if stopped is not None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)

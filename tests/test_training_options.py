@@ -18,6 +18,7 @@ from transformers import T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.evaluation.results import ranks_of, read_ranks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.averages import WeightAverage
@@ -57,6 +58,22 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return taken(self, number)
 
     monkeypatch.setattr(Batches, "__getitem__", take)
+
+
+def test_a_validation_may_rank_a_part_of_valid(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "valid.tsv").write_text((tiny / "train.tsv").read_text())  # enough to choose from
+    run = tmp_path / "run"
+    run_training(config(tiny, run, steps=5, validate_facts=1))
+    ranks = ranks_of(read_ranks(run / "results" / "valid-ranks.parquet"))
+    tail, head = (1 / ranks.realistic).reshape(2, -1)
+    found = [line["valid_mrr"] for line in map(
+        json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "valid_mrr" in line]
+    assert np.isclose(found[-1], (tail + head) / 2).any()
+    assert not np.isclose(found[-1], (tail + head).mean() / 2)
+    said = json.loads((run / "training.json").read_text())
+    assert said["selected_on"] == "filtered MRR on 1 facts of valid"
+    with pytest.raises(InputError, match="validate_facts is 0"):
+        config(tiny, run, validate_facts=0)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])

@@ -76,6 +76,9 @@ class TrainingConfig(LoopConfig):
     batch_tokens: int | None = None
     """In place of ``batch_size``: at most so many tokens in a step, padding and targets included;
     all processes together."""
+    validate_facts: int | None = None
+    """So many facts of valid, drawn by the seed, are ranked at each validation; None: all. Ranks
+    among many thousand names take long; the state that is kept is evaluated on all of valid."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over the vocabulary."""
     gradient_checkpointing: bool = False
@@ -87,8 +90,9 @@ class TrainingConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise InputError(f"training.batch_tokens is {self.batch_tokens}; give 1 or more.")
+        for key in ("batch_tokens", "validate_facts"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise InputError(f"training.{key} is {getattr(self, key)}; give 1 or more.")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"training.label_smoothing is {self.label_smoothing}; give a number "
                              "from 0 to below 1.")
