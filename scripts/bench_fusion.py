@@ -2,9 +2,11 @@
 
 Part ``table``: exact filtered MRR and Hits on test of the generator, of each scorer, of each
 scorer fused with the generator, of all fused, of all as rerankers, and of the ensemble of all,
-over seeds; every system ranks all entities. Weights are fitted on valid. Then the decoder positions
-that exact ranks and exact ten best answers of the fusion take, with the scorers as heuristic and
-without: there the bound of a prefix has the largest prior of all entities, not of those under it.
+over seeds; every system ranks all entities. Weights are fitted on valid. Beside them stand rivals:
+other generators of the same size and budget, which are no part of a fusion. Then the decoder
+positions that exact ranks and exact ten best answers of the fusion take, with the scorers as
+heuristic and without: there the bound of a prefix has the largest prior of all entities, not of
+those under it.
 
 Part ``missing``: images of a share of the entities that have any are taken from the trained systems
 when they are evaluated, their captions from the generator and their vectors from the scorers,
@@ -54,6 +56,7 @@ from kgc_seq2seq.training.model import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORERS = ("distmult", "complex", "rotate", "lbmkgc", "mocme")
+RIVALS = ("kgt5", "kgt5-context")
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 QUICK_FACTS, QUICK_STEPS = 15, 30
 GENERATOR, ALL = "generator", "all"
@@ -71,6 +74,9 @@ def main() -> None:
     parser.add_argument("--scorers", type=Path, nargs="+", metavar="YAML",
                         default=[ROOT / "configs" / f"nations-{name}.yaml" for name in SCORERS],
                         help="their configurations")
+    parser.add_argument("--rivals", type=Path, nargs="*", metavar="YAML",
+                        default=[ROOT / "configs" / f"nations-{name}.yaml" for name in RIVALS],
+                        help="configurations of generators to compare with")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--depth", type=int, default=10,
                         help="how many of the generator's answers a reranker orders")
@@ -91,7 +97,7 @@ def main() -> None:
         if "table" in parts:
             result["systems"] = bench.table()
             result["positions"] = bench.positions()
-            ratios |= table_ratios(result["systems"], result["positions"])
+            ratios |= table_ratios(result["systems"], result["positions"], list(bench.rivals))
         if "missing" in parts:
             result["missing_images"] = bench.missing()
             if options.plot:
@@ -119,11 +125,14 @@ class Bench:
         self.options, self.folder = options, folder
         self.seeds = list(range(1 if options.quick else options.seeds))
         self.scorers: dict[str, Path] = {path.stem: path for path in options.scorers}
+        self.rivals: dict[str, Path] = {path.stem: path for path in options.rivals}
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
         self.dataset = self._dataset()
         self._shown: np.ndarray[Any, np.dtype[np.bool_]] | None = None
         self.rows = [
             Row(GENERATOR, self.generator),
+            *(Row(name, partial(self._generator, name, path))
+              for name, path in self.rivals.items()),
             *(Row(name, partial(self.scorer, name)) for name in self.scorers),
             *(Row(f"{GENERATOR} + {name}", partial(self.fusion, [name], "fused"))
               for name in self.scorers),
@@ -171,7 +180,7 @@ class Bench:
 
     def missing(self) -> dict[str, Any]:
         """MRR on test as images are taken away: by system, by rate, over seeds."""
-        shown = [row for row in self.rows if "+" not in row.name]
+        shown = [row for row in self.rows if "+" not in row.name and row.name not in self.rivals]
         found: dict[str, Any] = {}
         for row in shown:
             found[row.name] = {
@@ -184,10 +193,13 @@ class Bench:
 
     def generator(self, seed: int) -> Path:
         """The generator's run."""
-        run = self.folder / f"{GENERATOR}-{seed}"
+        return self._generator(GENERATOR, self.options.generator, seed)
+
+    def _generator(self, name: str, path: Path, seed: int) -> Path:
+        run = self.folder / f"{name}-{seed}"
         if not _finished(run):
             config, _ = parse_config(config_parser("bench", "", RunConfig),
-                                     self._words(self.options.generator, run, seed), RunConfig)
+                                     self._words(path, run, seed), RunConfig)
             run_training(config)
         return run
 
@@ -318,16 +330,19 @@ def _short(dataset: Path, folder: Path) -> Path:
     return folder
 
 
-def table_ratios(systems: dict[str, Any], positions: dict[str, Any]) -> dict[str, float]:
-    """The fusion against its parts, and the search with against without its heuristic."""
+def table_ratios(
+    systems: dict[str, Any], positions: dict[str, Any], rivals: list[str]
+) -> dict[str, float]:
+    """The fusion against parts and rivals, and the search with against without its heuristic."""
     def mrr(name: str) -> dict[str, Any]:
         figure: dict[str, Any] = systems[name]["both_mrr"]
         return figure
 
     fused = mrr(f"fused, {ALL}")
-    parts = [name for name in systems if "," not in name and "+" not in name]
+    parts = [name for name in systems if "," not in name and "+" not in name
+             and name not in rivals]
     best = max(parts, key=lambda name: float(mrr(name)["mean"]))
-    others = [best, *(name for name in systems if "," in name and name != f"fused, {ALL}")]
+    others = [best, *rivals, *(name for name in systems if "," in name and name != f"fused, {ALL}")]
     found = {f"MRR, fusion of all to {name}": fused["mean"] / mrr(name)["mean"]
              for name in others}
     wider = max(fused["sd"], mrr(best)["sd"])
