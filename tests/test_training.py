@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -166,6 +167,34 @@ def test_stopping_and_going_on_changes_no_bit(
     results = [(tmp_path / run / "results" / "test.json").read_text() for run in ("whole", "parts")]
     timeless = [{**json.loads(text), "protocol": None} for text in results]
     assert timeless[0] == timeless[1]
+
+
+def test_a_signal_ends_a_validation_which_is_then_done_first(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = without_captions(small(tiny, tmp_path / "whole"))
+    run_training(whole)
+    parts = replace(whole, out=str(tmp_path / "parts"))
+    every = parts.training.validate_every
+
+    def interrupted(*values: object) -> NoReturn:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the validation went on")
+
+    for _ in range(2):  # a second signal, in the validation that was due
+        with monkeypatch.context() as patch:
+            patch.setattr("kgc_seq2seq.train.rank_triples", interrupted)
+            stopped = run_training(parts)
+        assert stopped is not None
+        assert stopped.code == 3
+        assert stopped.data == {"stopped_after_step": every}
+    run_training(parts)
+    timeless = [[{key: value for key, value in line.items() if "second" not in key
+                  and key != "time"} for line in lines(tmp_path / run)]
+                for run in ("whole", "parts")]
+    assert timeless[0] == timeless[1]
+    one, other = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_with_the_keys(

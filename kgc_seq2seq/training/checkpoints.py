@@ -29,6 +29,8 @@ class Progress:
     """The step after which the best model was found; 0 before the first validation."""
     best_score: float
     """Its score on valid; -1 before the first validation."""
+    due: bool = False
+    """A signal came in the middle of a validation, which is to be done before the next step."""
 
 
 START = Progress(0, 0, -1.0)

@@ -220,7 +220,18 @@ def train(
             TrainingLog(run, config.steps, progress.step, task.unit)) if main else None
         if progress.step and log:
             log.say(f"Going on after step {progress.step}.")
+        def validated(progress: Progress) -> Progress:
+            with _weights_in_place(task.model, state):
+                # Where processes add up their shares, none may leave the others waiting.
+                return _validated(task, progress, run, log, caught if processes == 1 else None)
+
         while not has_ended(progress, config):
+            if progress.due:
+                progress = validated(progress)
+                checkpoints.save(progress, state, write=main)
+                if progress.due:
+                    break
+                continue
             step = progress.step
             epoch, made = next(ready)
             # Dropout of step n is a function of the seed and n, so there is no state to resume.
@@ -265,9 +276,9 @@ def train(
                              **{f"{task.unit}_per_second": speed})
                 window = _Window()
             if to_validate or at_end:
-                with _weights_in_place(task.model, state):
-                    progress = _validated(task, progress, run, log)
+                progress = validated(progress)
                 window = _Window()
+            stop = stop or progress.due
             if to_save or stop or has_ended(progress, config):
                 checkpoints.save(progress, state, write=main)
             if stop:
@@ -282,15 +293,22 @@ def has_ended(progress: Progress, config: LoopConfig) -> bool:
     """Whether a training is at its end: all steps are done, or patience is."""
     waited = progress.step - progress.best_step
     patient = not config.patience or waited < config.patience * config.validate_every
-    return progress.step >= config.steps or not patient
+    return not progress.due and (progress.step >= config.steps or not patient)
 
 
-def _validated(task: Task, progress: Progress, run: Path, log: TrainingLog | None) -> Progress:
-    """Score the model on valid, and keep it if it is the best so far."""
+def _validated(
+    task: Task, progress: Progress, run: Path, log: TrainingLog | None, caught: _Caught | None
+) -> Progress:
+    """Score the model on valid, and keep it if it is the best so far; due if a signal comes."""
     start = time.perf_counter()
     task.model.eval()
-    score = task.validate()
+    try:
+        with caught.raising() if caught else nullcontext():
+            score = task.validate()
+    except _Interrupted:
+        return replace(progress, due=True)
     better = score > progress.best_score
+    progress = replace(progress, due=False)
     if better:
         progress = replace(progress, best_step=progress.step, best_score=score)
     if log:
@@ -365,19 +383,36 @@ def _refuse_unshardable(config: LoopConfig, optimizer: OptimizerConfig) -> None:
         raise InputError("FSDP is not offered in fp16; choose training.mixed_precision: bf16.")
 
 
+class _Interrupted(Exception):
+    """A signal came where nothing may go on."""
+
+
 class _Caught:
     signal = False
+    at_once = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler."""
+        self.signal = True
+        if self.at_once:
+            raise _Interrupted
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Let a signal end what is done here: `_Interrupted` is raised."""
+        self.at_once = True
+        try:
+            yield
+        finally:
+            self.at_once = False
 
 
 @contextmanager
 def _caught_signals() -> Iterator[_Caught]:
     """Note SIGTERM and Ctrl-C instead of dying of them."""
     caught = _Caught()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.signal = True
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, caught.note)
+              for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield caught
     finally:
