@@ -161,7 +161,7 @@ class Bench:
 
         def blind(queries: Ints) -> Prior:
             prior = fused.prior(queries)
-            leaf = torch.from_numpy(search.trie.is_leaf)[:, None]
+            leaf = torch.from_numpy(search.trie.is_leaf).to(prior.under.device)[:, None]
             return Prior(torch.where(leaf, prior.under, prior.under[:1]))
 
         found: dict[str, Any] = {"queries": 2 * len(graph.test)}
