@@ -380,7 +380,7 @@ def check(graph: KnowledgeGraph, configs: list[InputConfig], rules: dict[int, li
         told = 0
         for given_, true, epoch in ((train, train, 1), (hidden, others, 0)):
             # Of like length together: the width of a table is that of its longest row.
-            order = np.argsort(verbalizer.lengths(given_, epoch)[:, 0])
+            order = np.argsort(verbalizer.examples(given_, epoch).lengths[:, 0])
             for rows in np.array_split(order, max(1, len(order) // 2000)):
                 inputs = verbalizer.inputs(given_[rows], epoch)
                 queries = true[rows]

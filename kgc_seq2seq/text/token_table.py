@@ -51,6 +51,11 @@ class TokenTable:
         tokens: Ints = self.tokens[index]
         return tokens
 
+    def padded(self, texts: Longs, end: int, fill: int) -> Longs:
+        """`pad` the tokens of ``texts``, int64 [B]."""
+        lengths = self.lengths[texts]
+        return pad(lengths, self.spell(texts, np.cumsum(lengths)), end, fill)
+
 
 def pad(lengths: Longs, tokens: Ints, end: int, fill: int) -> Longs:
     """Lay tokens out one example a row.
