@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from conftest import stop_at
 from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 

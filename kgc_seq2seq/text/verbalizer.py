@@ -209,7 +209,7 @@ class Verbalizer:
         return parts
 
     def _spelled(self, queries: Ints, epoch: int) -> tuple[Longs, Ints]:
-        """Tokens in each input but its EOS, int64 [B], and these tokens, one input after another."""
+        """Tokens in each input without its EOS, int64 [B], and these tokens, input by input."""
         texts, ends, bounds = self._assemble(queries, epoch)
         tokens, lengths = self._table.spell(texts, ends), np.diff(bounds)
         most = self.config.max_tokens - 1
