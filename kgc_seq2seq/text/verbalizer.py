@@ -113,7 +113,7 @@ class Verbalizer:
             if "mark" in slots else (),
             "direction": (TAIL_MARK, HEAD_MARK),
             "caption": [captions.get(key, "") for key in graph.entity_ids]
-            if config.reads("entity") else (),
+            if "caption" in slots else (),
             "description": graph.entity_descriptions if config.descriptions else (),
             "pair_caption": pair_texts,
             "relation_caption": question_texts,
