@@ -12,12 +12,13 @@ from torch import Tensor
 
 Longs = npt.NDArray[np.int64]
 
-WINDOW = 48
-"""So many batches are planned at once and sorted by their inputs' lengths: more save padding and
-mix less."""
-KINDS = 2
-"""Targets are short or long, and not sorted but set apart: a long one would make a batch of short
-ones wide; yet in batches of names all alike, the densest part of MKG-W was learnt worse."""
+WINDOW = 128
+"""So many batches are planned at once and sorted by their inputs' lengths, but at most half an
+epoch: more save padding and mix less."""
+WORTH = 0.035
+"""Long targets are set apart, and those of the rest again, where that keeps so large a share of
+tokens from being padding. They are not sorted: in batches of names all alike, the densest part of
+MKG-W was learnt worse."""
 _SAMPLE = 1024
 """So many examples tell how long they are on average."""
 
@@ -51,7 +52,7 @@ class Batch:
 
 
 class Batches:
-    """A sampler that is found again: its window tells everything from there on.
+    """A sampler that starts at any window, whose batches follow from the seed and its number.
 
     Every epoch is a fresh permutation, cut into windows of about `WINDOW` batches. Within one,
     examples of like length are put into one batch, and the batches are shuffled.
@@ -103,7 +104,8 @@ class Batches:
         if self.batch_tokens is not None:
             sample = self.read(self._permutation(1)[0][:_SAMPLE], 1).lengths
             size = max(size, self.batch_tokens / sample.sum(axis=1).mean())
-        return max(1, round(self.count / size / WINDOW))
+        batches = max(1, int(self.count / size))
+        return max(min(2, batches), round(batches / WINDOW))
 
     def _permute(self, epoch: int) -> tuple[Longs, np.random.PCG64]:
         bits = np.random.PCG64([self.seed, epoch - 1])
@@ -132,14 +134,16 @@ def _by_length(lengths: Longs) -> Longs:
         lengths: Of inputs and targets, int64 [n, 2].
     """
     inputs, targets = lengths.T
-    short = np.sort(targets)
-    limits = []
-    for _ in range(1, KINDS):  # set apart what saves most
-        upto = np.arange(1, len(short) + 1)
-        padded = short * upto + short[-1] * (len(short) - upto)
-        limits.append(short[padded.argmin()])
-        short = short[: np.searchsorted(short, limits[-1], side="right")]
-    kind = np.searchsorted(limits[::-1], targets)
+    rest = np.sort(targets)
+    limits = np.zeros(0, np.int64)
+    while True:
+        short = np.arange(1, len(rest) + 1)
+        saved = (rest[-1] - rest) * short
+        if saved.max() < WORTH * lengths.sum():
+            break
+        limits = np.append(rest[saved.argmax()], limits)
+        rest = rest[: np.searchsorted(rest, limits[0], side="right")]
+    kind = np.searchsorted(limits, targets)
     # Up and down again: where two kinds meet, inputs are alike.
     return np.lexsort([np.where(kind % 2, -inputs, inputs), kind])
 
