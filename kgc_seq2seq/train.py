@@ -110,7 +110,8 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         return float(metrics(ranks)["mrr"])
 
     task = Seq2Seq(model, len(queries),
-                   lambda examples, epoch: verbalizer.examples(queries[examples], epoch),
+                   lambda examples, epoch: verbalizer.examples(
+                       queries[examples], epoch, config.training.denoising),
                    validate, config.training.label_smoothing, config.training.batch_tokens)
     stopped = train_task(task, accelerator, config, stored.as_dict(), {
         "system": "generator", "setting": config.input.setting,

@@ -35,6 +35,16 @@ class TokenTable:
         """Tokens in each text, int64 [S]."""
         return np.diff(self.offsets)
 
+    def part(self, texts: Longs) -> TokenTable:
+        """Some of the texts, int64 [B], as a table of their own."""
+        ends = np.cumsum(self.lengths[texts])
+        return TokenTable(self.spell(texts, ends), np.append(0, ends))
+
+    def and_then(self, more: TokenTable) -> TokenTable:
+        """These texts, and behind them others."""
+        return TokenTable(np.concatenate([self.tokens, more.tokens]),
+                          np.append(self.offsets, self.offsets[-1] + more.offsets[1:]))
+
     def spell(self, texts: Longs, ends: Longs) -> Ints:
         """Replace each text by its tokens.
 

@@ -15,7 +15,8 @@ from caption_cache.links import INVERSE
 from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.catalogue import refuse_unspeakable
-from kgc_seq2seq.text.context import Bools, Context, Told
+from kgc_seq2seq.text.context import Bools, Context, Told, mix
+from kgc_seq2seq.text.denoising import corrupt, sentinels
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.pair_texts import PairTexts
 from kgc_seq2seq.text.settings import (
@@ -159,25 +160,33 @@ class Verbalizer:
         lengths, tokens = self._spelled(queries, epoch)
         return pad(lengths, tokens, self.eos, self.pad)
 
-    def examples(self, queries: Ints, epoch: int) -> Examples:
+    def examples(self, queries: Ints, epoch: int, denoising: float = 0.0) -> Examples:
         """Examples of a training, made at once; a batch of them has the tensors of `Seq2Seq`.
 
         Args:
             queries: As in `inputs`, with answers.
             epoch: As in `inputs`.
+            denoising: Share of the examples that lose spans of their input and have these for a
+                target, drawn by seed, epoch and query.
         """
         made = [self._spelled(queries[start : start + _AT_ONCE], epoch)
                 for start in range(0, len(queries), _AT_ONCE)]
         lengths, tokens = map(np.concatenate, zip(*made, strict=True))
         inputs = TokenTable(tokens, np.append(0, np.cumsum(lengths)))
-        answers = queries[:, 2]
+        targets, written = self._table, queries[:, 2].astype(np.int64)
+        if denoising:
+            lots = mix(self._seed, epoch, 3, *queries.T)
+            chosen = lots < np.uint64(denoising * 2**64)
+            inputs, spans = corrupt(inputs, chosen, lots, sentinels(self.tokenizer))
+            targets = targets.part(written).and_then(spans)
+            written = np.arange(len(queries)) + len(queries) * chosen
 
         def batch(rows: Longs, step: int) -> dict[str, Tensor]:
             read = torch.from_numpy(inputs.padded(rows, self.eos, self.pad))
             return {"input_ids": read, "attention_mask": (read != self.pad).long(),
-                    "labels": torch.from_numpy(self.targets(answers[rows]))}
+                    "labels": torch.from_numpy(targets.padded(written[rows], self.eos, -100))}
 
-        return Examples(1 + np.stack([lengths, self._table.lengths[answers]], axis=1), batch)
+        return Examples(1 + np.stack([inputs.lengths, targets.lengths[written]], axis=1), batch)
 
     def targets(self, entities: Ints) -> Longs:
         """Token ids of the answers' names with EOS, int64 [B, T], filled up with -100."""

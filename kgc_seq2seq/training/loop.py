@@ -77,6 +77,9 @@ class TrainingConfig(LoopConfig):
     batch_tokens: int | None = None
     """In place of ``batch_size``: at most so many tokens in a step, padding and targets included;
     all processes together."""
+    denoising: float = 0.0
+    """Share of the examples of an epoch that teach the graph's text instead of an answer: spans of
+    the input are left out and are the target, as T5 was pretrained."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over the vocabulary."""
     gradient_checkpointing: bool = False
@@ -90,9 +93,10 @@ class TrainingConfig(LoopConfig):
         super().__post_init__()
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"training.batch_tokens is {self.batch_tokens}; give 1 or more.")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"training.label_smoothing is {self.label_smoothing}; give a number "
-                             "from 0 to below 1.")
+        for key in ("denoising", "label_smoothing"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InputError(f"training.{key} is {getattr(self, key)}; give a number from 0 to "
+                                 "below 1.")
         if self.mixed_precision == "fp16" and not self.force_fp16:
             raise InputError("training.mixed_precision is fp16, whose largest number, 65,504, the "
                              "activations of T5 exceed, so that the loss becomes nan; choose bf16, "
