@@ -14,7 +14,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice, takewhile
@@ -69,7 +69,7 @@ def main() -> None:
                 str(folder), "", input=InputConfig(captions=False, neighbours=NEIGHBOURS),
                 model=T5_SMALL), 3 if options.quick else 30
         for name, (config, steps) in runs.items():
-            found = measure(config, 40 if options.quick else 400, steps)
+            found = measure(config, 1 if options.quick else 6, steps)
             results[name] = found
             ratios |= {
                 f"{name}: examples a second, pipeline to strings":
@@ -82,17 +82,17 @@ def main() -> None:
            ["transformers", "tokenizers", "numpy"], options.out)
 
 
-def measure(config: RunConfig, batches: int, steps: int) -> dict[str, Any]:
+def measure(config: RunConfig, windows: int, steps: int) -> dict[str, Any]:
     """All figures of one data set; ``config`` is that of a training run."""
     graph = read_graph(Path(config.dataset))
     return {"speed": speed(graph, replace(config, input=InputConfig(
                 setting="kgt5-context", neighbours=NEIGHBOURS, vary_neighbours=False,
-                max_tokens=512)), batches),
+                max_tokens=512)), windows),
             "padding": padding(graph, config),
             "waiting": waiting(graph, config, steps)}
 
 
-def speed(graph: KnowledgeGraph, config: RunConfig, count: int) -> dict[str, float]:
+def speed(graph: KnowledgeGraph, config: RunConfig, windows: int) -> dict[str, float]:
     """Examples a second of a core, medians over rounds; and tokens an example, which must agree."""
     captions = load_captions(Path(config.dataset), config)
     tokenizer = make_tokenizer(graph, captions, config)
@@ -105,15 +105,16 @@ def speed(graph: KnowledgeGraph, config: RunConfig, count: int) -> dict[str, flo
         numbers.append(examples)
         return verbalizer.examples(queries[examples], epoch)
 
-    def take(read: Callable[[Longs, int], Examples]) -> list[Batch]:
-        return list(islice(Batches(read, len(queries), BATCH, config.seed).after(0), count))
+    def take(read: Callable[[Longs, int], Examples]) -> Iterator[Batch]:
+        return Batches(read, len(queries), BATCH, config.seed).after(0)
 
-    chosen = [queries[numbers[batch.window][batch.rows]] for batch in take(read)]
-
+    chosen = [queries[numbers[batch.window][batch.rows]]
+              for batch in takewhile(lambda batch: batch.window < windows, take(read))]
+    count = len(chosen)
     # Windows are read and batches are planned in the time that is measured.
     sides: dict[str, Callable[[], list[torch.Tensor]]] = {
         "pipeline": lambda: [batch.examples.batch(batch.rows, batch.step)["input_ids"]
-                             for batch in take(partial(read_examples, verbalizer))],
+                             for batch in islice(take(partial(read_examples, verbalizer)), count)],
         "strings": lambda: [strings(part)[0] for part in chosen]}
     rounds: dict[str, list[float]] = {side: [] for side in sides}
     sizes = {}
