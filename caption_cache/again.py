@@ -63,9 +63,9 @@ def _prompt(source: Source, image: Path) -> Prompt | None:
     if source.prompt_hash is None:
         return None
     for hidden in (False, True):
-        prompt = read_prompts(names_hidden=hidden)["entity"]
-        if prompt.hash == source.prompt_hash:
-            return prompt
+        for prompt in read_prompts(names_hidden=hidden).values():
+            if prompt.hash == source.prompt_hash:
+                return prompt
     raise InputError(f"{image} cannot be captioned as the data set was: the question of "
                      f"{source.label} is not among the standard ones; give a caption instead of "
                      "the image.")

@@ -88,10 +88,14 @@ def read_profiles(dataset: Path, source: str | None = None) -> Captions:
         chosen += captions.sources
         for entity, text in captions.texts.items():
             said.setdefault(entity, []).append(text)
-    texts = {entity: " And ".join(parts) for entity, parts in said.items()}
-    return Captions(chosen, {
-        entity: text if text.casefold().startswith(names[entity].casefold())
-        else f"{names[entity]} is {text}" for entity, text in texts.items()})
+    return Captions(chosen, {entity: as_profile(names[entity], parts)
+                             for entity, parts in said.items()})
+
+
+def as_profile(name: str, texts: Sequence[str]) -> str:
+    """What `read_profiles` makes of the texts about an entity, in the order of `PROFILE`."""
+    text = " And ".join(texts)
+    return text if text.casefold().startswith(name.casefold()) else f"{name} is {text}"
 
 
 def read_link_captions(

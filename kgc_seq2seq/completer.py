@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from caption_cache.again import caption_as
-from caption_cache.captions import read_captions
+from caption_cache.captions import PROFILE, as_profile, read_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
@@ -181,8 +181,11 @@ class Completer:
         if not self.run.captions:
             raise InputError(f"The new entity {newcomer.name!r} has an image, but this run reads "
                              "no captions; leave the image out.")
-        sources = read_captions(self.run.dataset, self.run.caption_source).sources
-        return caption_as(sources[0], Path(newcomer.image), newcomer.name)
+        profile = self.generator.verbalizer.config.reads("profile")
+        texts = [caption_as(read_captions(
+            self.run.dataset, self.run.caption_source, scope=scope).sources[0],
+            Path(newcomer.image), newcomer.name) for scope in (PROFILE if profile else ("entity",))]
+        return as_profile(newcomer.name, texts) if profile else texts[0]
 
     def resolve(self, query: Query) -> tuple[int, int]:
         """The entity and the relation in ``0 … 2R - 1`` that a query means.

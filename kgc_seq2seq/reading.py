@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from caption_cache.captions import read_captions, read_link_captions
+from caption_cache.captions import Captions, read_captions, read_link_captions, read_profiles
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.input_config import CaptionScope
@@ -22,7 +22,7 @@ class RunCaptions:
     """The captions that a run reads, by scope; empty where it reads none."""
 
     entity: Mapping[str, str]
-    """By entity id."""
+    """By entity id: of the scope entity or profile."""
     pair: Mapping[tuple[str, str], str]
     """By (entity id, neighbour id), in both orders: of the scope pair or summary."""
     relation: Mapping[tuple[str, str], str]
@@ -39,9 +39,11 @@ def load_captions(dataset: Path, config: RunConfig) -> RunCaptions:
         return (read_link_captions(dataset, scope, config.caption_source).texts
                 if config.input.reads(scope) else {})
 
-    entity = (read_captions(dataset, config.caption_source).texts
-              if config.input.reads("entity") else {})
-    return RunCaptions(entity, linked("pair") | linked("summary"), linked("relation"))
+    def alone(scope: CaptionScope, read: Callable[[Path, str | None], Captions]) -> dict[str, str]:
+        return read(dataset, config.caption_source).texts if config.input.reads(scope) else {}
+
+    return RunCaptions(alone("entity", read_captions) | alone("profile", read_profiles),
+                       linked("pair") | linked("summary"), linked("relation"))
 
 
 def make_tokenizer(

@@ -106,12 +106,6 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     search = ExactSearch(TreeDecoder(model), trie)
     queries = graph.training_queries
 
-    def make_batch(examples: Any, epoch: int) -> dict[str, torch.Tensor]:
-        chosen = queries[examples]
-        inputs = torch.from_numpy(verbalizer.inputs(chosen, epoch))
-        return {"input_ids": inputs, "attention_mask": (inputs != verbalizer.pad).long(),
-                "labels": torch.from_numpy(verbalizer.targets(chosen[:, 2]))}
-
     some = config.training.validate_facts
     facts = graph.valid if some is None else np.random.default_rng(config.seed).permutation(
         graph.valid)[:some]
@@ -120,8 +114,10 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         ranks = rank_triples(search, verbalizer, facts, accelerator)
         return float(metrics(ranks)["mrr"])
 
-    task = Seq2Seq(model, lambda epoch: verbalizer.lengths(queries, epoch), make_batch, validate,
-                   config.training.label_smoothing, config.training.batch_tokens)
+    task = Seq2Seq(model, len(queries),
+                   lambda examples, epoch: verbalizer.examples(
+                       queries[examples], epoch, config.training.denoising),
+                   validate, config.training.label_smoothing, config.training.batch_tokens)
     stopped = train_task(task, accelerator, config, stored.as_dict(), {
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours,

@@ -34,7 +34,7 @@ from kgc_seq2seq.train import (
     is_new,
     train_task,
 )
-from kgc_seq2seq.training.batches import Longs
+from kgc_seq2seq.training.batches import Examples, Longs
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,15 @@ class _Fit:
     batch_tokens: None = None
     unit: str = "examples"
 
-    def lengths(self, epoch: int) -> Longs:
-        return np.ones((len(self.feed), 2), np.int64)
+    @property
+    def count(self) -> int:
+        return len(self.feed)
 
-    def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
-        return {**self.feed(examples, epoch), "done": torch.tensor(step / self.steps)}
+    def read(self, examples: Longs, epoch: int) -> Examples:
+        def batch(rows: Longs, step: int) -> Mapping[str, Tensor]:
+            return {**self.feed(examples[rows], epoch), "done": torch.tensor(step / self.steps)}
+
+        return Examples(np.ones((len(examples), 2), np.int64), batch)
 
     def units(self, batch: Mapping[str, Tensor]) -> int:
         return next(len(value) for value in batch.values() if value.ndim)

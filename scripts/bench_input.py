@@ -3,17 +3,21 @@ batch, the share of padding, and the share of a step's time that the model waits
 
 The strings are built and tokenized as KGT5-context's collator does it: facts shuffled in Python,
 one text an example, the same (Rust) tokenizer called on the batch. Both sides have the same
-setting, number of facts and batches. MKG-W is measured too where --mkg-w names its folder.
+setting, number of facts and batches, and one core. MKG-W is measured too where --mkg-w names its
+folder.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,8 @@ from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
 from kgc_seq2seq.text.input_config import InputConfig
-from kgc_seq2seq.training.batches import Batches, Longs
+from kgc_seq2seq.text.verbalizer import Verbalizer
+from kgc_seq2seq.training.batches import Batch, Batches, Examples, Longs
 from kgc_seq2seq.training.loop import MADE_AHEAD
 from kgc_seq2seq.training.model import ModelConfig, make_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig, make_optimizer
@@ -49,6 +54,7 @@ def main() -> None:
     parser.add_argument("--mkg-w", type=Path, metavar="FOLDER", help="MKG-W as MoMoK holds it")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     results = {}
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,56 +69,69 @@ def main() -> None:
                 str(folder), "", input=InputConfig(captions=False, neighbours=NEIGHBOURS),
                 model=T5_SMALL), 3 if options.quick else 30
         for name, (config, steps) in runs.items():
-            found = measure(config, 40 if options.quick else 400, steps)
+            found = measure(config, 1 if options.quick else 6, steps)
             results[name] = found
             ratios |= {
                 f"{name}: examples a second, pipeline to strings":
                     found["speed"]["pipeline"] / found["speed"]["strings"],
-                f"{name}: share of padding": found["padding"]["by length"],
+                f"{name}: share of padding": found["padding"]["by length"]["both"],
                 f"{name}: share of padding under a token budget":
-                    found["padding"]["under a token budget"],
+                    found["padding"]["under a token budget"]["both"],
                 f"{name}: share of a step's time waiting": found["waiting"]["share"]}
     finish({"neighbours": NEIGHBOURS, "batch": BATCH, "data": results}, ratios,
            ["transformers", "tokenizers", "numpy"], options.out)
 
 
-def measure(config: RunConfig, batches: int, steps: int) -> dict[str, Any]:
+def measure(config: RunConfig, windows: int, steps: int) -> dict[str, Any]:
     """All figures of one data set; ``config`` is that of a training run."""
     graph = read_graph(Path(config.dataset))
     return {"speed": speed(graph, replace(config, input=InputConfig(
                 setting="kgt5-context", neighbours=NEIGHBOURS, vary_neighbours=False,
-                max_tokens=512)), batches),
+                max_tokens=512)), windows),
             "padding": padding(graph, config),
             "waiting": waiting(graph, config, steps)}
 
 
-def speed(graph: KnowledgeGraph, config: RunConfig, count: int) -> dict[str, float]:
-    """Examples a second, medians over rounds; and tokens an example, which must agree."""
+def speed(graph: KnowledgeGraph, config: RunConfig, windows: int) -> dict[str, float]:
+    """Examples a second of a core, medians over rounds; and tokens an example, which must agree."""
     captions = load_captions(Path(config.dataset), config)
     tokenizer = make_tokenizer(graph, captions, config)
     verbalizer = make_verbalizer(graph, captions, tokenizer, config)
     strings = Strings(graph, tokenizer)
     queries = graph.training_queries
-    plan = Batches(lambda epoch: verbalizer.lengths(queries, epoch), BATCH, config.seed)
-    chosen = [queries[plan[step][1]] for step in range(count)]
+    numbers: list[Longs] = []
 
-    def pipeline(part: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        return (torch.from_numpy(verbalizer.inputs(part, 1)),
-                torch.from_numpy(verbalizer.targets(part[:, 2])))
+    def read(examples: Longs, epoch: int) -> Examples:
+        numbers.append(examples)
+        return verbalizer.examples(queries[examples], epoch)
 
-    rounds: dict[str, list[float]] = {"pipeline": [], "strings": []}
+    def take(read: Callable[[Longs, int], Examples]) -> Iterator[Batch]:
+        return Batches(read, len(queries), BATCH, config.seed).after(0)
+
+    chosen = [queries[numbers[batch.window][batch.rows]]
+              for batch in takewhile(lambda batch: batch.window < windows, take(read))]
+    count = len(chosen)
+    # Windows are read and batches are planned in the time that is measured.
+    sides: dict[str, Callable[[], list[torch.Tensor]]] = {
+        "pipeline": lambda: [batch.examples.batch(batch.rows, batch.step)["input_ids"]
+                             for batch in islice(take(partial(read_examples, verbalizer)), count)],
+        "strings": lambda: [strings(part)[0] for part in chosen]}
+    rounds: dict[str, list[float]] = {side: [] for side in sides}
     sizes = {}
-    sides: dict[str, Callable[[Ints], tuple[torch.Tensor, torch.Tensor]]] = {
-        "pipeline": pipeline, "strings": strings}
     for _ in range(3):
         for side, make in sides.items():
-            start = time.perf_counter()
-            made = [make(part) for part in chosen]
-            rounds[side].append(count * BATCH / (time.perf_counter() - start))
-            sizes[side] = sum(int((inputs != verbalizer.pad).sum()) for inputs, _ in made)
+            start = time.process_time()
+            made = make()
+            rounds[side].append(count * BATCH / (time.process_time() - start))
+            sizes[side] = sum(int((inputs != verbalizer.pad).sum()) for inputs in made)
     return {**{side: round(statistics.median(speeds), 1) for side, speeds in rounds.items()},
             **{f"tokens an example, {side}": round(size / count / BATCH, 2)
                for side, size in sizes.items()}}
+
+
+def read_examples(verbalizer: Verbalizer, examples: Longs, epoch: int) -> Examples:
+    """Examples by their numbers, as a training reads them."""
+    return verbalizer.examples(verbalizer.graph.training_queries[examples], epoch)
 
 
 class Strings:
@@ -142,32 +161,31 @@ class Strings:
         return read, written
 
 
-def padding(graph: KnowledgeGraph, config: RunConfig) -> dict[str, float]:
-    """Share of padding among all tokens of an epoch, inputs and targets."""
+def padding(graph: KnowledgeGraph, config: RunConfig) -> dict[str, dict[str, float]]:
+    """Share of padding among all tokens of an epoch: of inputs, of targets, and of both."""
     captions = load_captions(Path(config.dataset), config)
     verbalizer = make_verbalizer(graph, captions, make_tokenizer(graph, captions, config), config)
-    queries = graph.training_queries
-    lengths = verbalizer.lengths(queries, 1)
+    read = partial(read_examples, verbalizer)
+    count = len(graph.training_queries)
 
-    def share(plan: Batches) -> float:
-        read = laid = 0
-        for step in range(len(queries)):
-            epoch, rows = plan[step]
-            if epoch > 1:
-                break
-            inputs, targets = verbalizer.inputs(queries[rows], 1), verbalizer.targets(
-                queries[rows, 2])
-            read += int((inputs != verbalizer.pad).sum() + (targets >= 0).sum())
-            laid += inputs.size + targets.size
-        return round(1 - read / laid, 4)
+    def share(plan: Batches) -> dict[str, float]:
+        held, laid = np.zeros((2, 2), np.int64)
+        for batch in takewhile(lambda batch: batch.epoch == 1, plan.after(0)):
+            made = batch.examples.batch(batch.rows, batch.step)
+            held += int(made["attention_mask"].sum()), int((made["labels"] >= 0).sum())
+            laid += made["input_ids"].numel(), made["labels"].numel()
+        inputs, targets = 1 - held / laid
+        return {"inputs": round(inputs, 4), "targets": round(targets, 4),
+                "both": round(1 - held.sum() / laid.sum(), 4)}
 
-    def same(epoch: int) -> Longs:
-        return np.ones_like(lengths)
+    def all_alike(examples: Longs, epoch: int) -> Examples:
+        return replace(read(examples, epoch), lengths=np.ones((len(examples), 2), np.int64))
 
+    lengths = read(np.arange(count), 1).lengths
     tokens = int(BATCH * lengths.sum(axis=1).mean())
-    plans = {"by length": Batches(lambda epoch: lengths, BATCH, config.seed),
-             "under a token budget": Batches(lambda epoch: lengths, BATCH, config.seed, tokens),
-             "at random": Batches(same, BATCH, config.seed)}
+    plans = {"by length": Batches(read, count, BATCH, config.seed),
+             "under a token budget": Batches(read, count, BATCH, config.seed, tokens),
+             "at random": Batches(all_alike, count, BATCH, config.seed)}
     return {name: share(plan) for name, plan in plans.items()}
 
 
@@ -179,24 +197,13 @@ def waiting(graph: KnowledgeGraph, config: RunConfig, steps: int) -> dict[str, f
     model = make_model(config.model, tokenizer, config.seed).train()
     model.to(DEVICE)
     optimizer = make_optimizer(model.parameters(), OptimizerConfig())
-    queries = graph.training_queries
-
-    def make_batch(examples: Any, epoch: int) -> dict[str, torch.Tensor]:
-        inputs = torch.from_numpy(verbalizer.inputs(queries[examples], epoch))
-        return {"input_ids": inputs, "attention_mask": (inputs != verbalizer.pad).long(),
-                "labels": torch.from_numpy(verbalizer.targets(queries[examples, 2]))}
-
-    task = Seq2Seq(model, lambda epoch: verbalizer.lengths(queries, epoch), make_batch,
+    task = Seq2Seq(model, len(graph.training_queries), partial(read_examples, verbalizer),
                    lambda: 0.0, 0.0)
-    plan = Batches(task.lengths, BATCH, config.seed)
-
-    def make(step: int) -> Any:
-        epoch, examples = plan[step]
-        return task.make_batch(examples, step, epoch)
-
-    made = (map(make, range(steps)) if DEVICE.type == "cpu" else
-            prefetch(make, range(steps), MADE_AHEAD, threads=1))
-    next(made)  # the plan of the first epoch, before any step
+    plan = Batches(task.read, task.count, BATCH, config.seed).after(0)
+    making = (batch.examples.batch(batch.rows, batch.step) for batch in plan)
+    made = making if DEVICE.type == "cpu" else prefetch(
+        lambda _: next(making), range(steps), MADE_AHEAD, threads=1)
+    next(made)  # the first window, before any step
     waits, start = [], time.perf_counter()
     for _ in range(steps - 1):
         before = time.perf_counter()

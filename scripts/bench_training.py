@@ -16,8 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
+from kgc_seq2seq.training.batches import Examples, Longs
 from kgc_seq2seq.training.loop import TrainingConfig, train
 from kgc_seq2seq.training.model import ModelConfig, make_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig
@@ -135,19 +135,21 @@ def make_sides(
     def ours(batch_size: int) -> Clock:
         clock, model = Clock(), make_model(config, tokenizer, seed=0)
 
-        def make_batch(examples: Any, epoch: int) -> dict[str, torch.Tensor]:
-            chosen = queries[examples]
-            read = torch.from_numpy(verbalizer.inputs(chosen, epoch))
-            batch = {"input_ids": read, "attention_mask": (read != verbalizer.pad).long(),
-                     "labels": torch.from_numpy(verbalizer.targets(chosen[:, 2]))}
-            clock.note(batch)
-            return batch
+        def make(numbers: Longs, epoch: int) -> Examples:
+            examples = verbalizer.examples(queries[numbers], epoch)
+
+            def noted(rows: Longs, step: int) -> Mapping[str, torch.Tensor]:
+                batch = examples.batch(rows, step)
+                clock.note(batch)
+                return batch
+
+            return replace(examples, batch=noted)
 
         def clock_end() -> float:
             clock.end()
             return 0.0
 
-        task = Seq2Seq(model, partial(verbalizer.lengths, queries), make_batch, clock_end, 0.0)
+        task = Seq2Seq(model, len(queries), make, clock_end, 0.0)
         with tempfile.TemporaryDirectory(dir=scratch) as run:
             train(task, Accelerator(cpu=not torch.accelerator.is_available()), TrainingConfig(
                 steps=len(queries) // batch_size, batch_size=batch_size, validate_every=10**6,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.training.batches import Batch, Batches
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)  # models as small as these only wait for a second thread
@@ -44,6 +46,19 @@ def draw_by_name(module: torch.nn.Module, std: float) -> None:
     for name, weights in module.named_parameters():
         generator = torch.Generator().manual_seed(crc32(name.encode()))
         torch.nn.init.normal_(weights, std=std, generator=generator)
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGTERM when it takes the batch of a step."""
+    after = Batches.after
+
+    def take(self: Batches, *place: int) -> Iterator[Batch]:
+        for batch in after(self, *place):
+            if batch.step == step:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(Batches, "after", take)
 
 
 def assert_learnt_alike(

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from caption_cache.again import caption_as
-from caption_cache.captioners import Identity
-from caption_cache.captions import read_captions
+from caption_cache.build import Task, build
+from caption_cache.captioners import Identity, Request
+from caption_cache.captions import read_captions, read_profiles
 from caption_cache.errors import InputError
 from caption_cache.source import Source
 from kgc_seq2seq.cli import main
 from kgc_seq2seq.completer import Completer, Query
+from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.newcomers import Newcomer
+from kgc_seq2seq.text.input_config import InputConfig
+from kgc_seq2seq.text.tokenizer import TokenizerConfig
+from kgc_seq2seq.train import run_training
+from kgc_seq2seq.training.loop import TrainingConfig
+from kgc_seq2seq.training.model import ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +47,43 @@ def read_by(completer: Completer, query: Query) -> str:
     entity, relation = told.resolve(replace(query, entity=query.name))
     row = told.generator.verbalizer.inputs(np.array([[entity, relation, -1]], np.int32), 0)[0]
     return told.generator.verbalizer.tokenizer.decode(row)
+
+
+class Teller:
+    """Says the question's last word, and how red an image is."""
+
+    identity = Identity("teller", "m")
+    prompted = True
+    batch_size = 4
+
+    def caption(self, requests: Sequence[Request]) -> list[str]:
+        return [f"{(request.prompt or '').split()[-1]} {request.images[0].getpixel((0, 0))[0]}"
+                for request in requests]
+
+
+def test_profiles_are_read_and_made_for_a_new_head(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third setting of MMKG-T5: what is said of all images in two ways, as one text."""
+    for red, entity in enumerate(("e0", "e1", "e2")):
+        (tiny / "images" / entity).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (red, 0, 0)).save(tiny / "images" / entity / "a.png")
+    for scope in ("commonsense", "visual"):
+        build(tiny, Teller(), Task(scope=scope), show_progress=False)
+    told = read_profiles(tiny).texts
+    assert len(set(told.values())) == 3
+    run_training(RunConfig(
+        str(tiny), str(tmp_path / "run"), model=ModelConfig(d_model=16, d_ff=16, num_heads=2),
+        tokenizer=TokenizerConfig(pieces=60, words=20), training=TrainingConfig(steps=1),
+        input=InputConfig(setting="mmkg-t5", caption_scopes=("profile",))))
+    completer = Completer.from_pretrained(tmp_path / "run")
+    assert told["e1"] in read_by(completer, Query("thing pear", "kind"))
+
+    monkeypatch.setattr("caption_cache.again.options_of", lambda name: None)
+    monkeypatch.setattr("caption_cache.again.load_captioner", lambda name, options: Teller())
+    image = str(tiny / "images" / "e1" / "a.png")
+    new = read_by(completer, Query(Newcomer("thing red apple", image=image), "kind"))
+    assert told["e1"].replace("thing pear", "thing red apple") in new
 
 
 def test_new_candidates_join_the_others(completer: Completer) -> None:

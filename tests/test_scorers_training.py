@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, assert_learnt_alike
+from conftest import ROOT, assert_learnt_alike, stop_at
 from safetensors.torch import load_file
 
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 from kgc_seq2seq.scorers.scorer import EntityScorer
 from kgc_seq2seq.train_scorer import main
-from kgc_seq2seq.training.batches import Batches
 
 SMALL = {
     "complex": ["--model.dim", "4", "--model.n3", "0.1", "--model.dropout", "0.1"],
@@ -53,13 +50,8 @@ def test_stopping_and_going_on_changes_no_bit(
 ) -> None:
     assert main(arguments(scorer, tiny, tmp_path / "whole", "--json")) == 0
     whole = json.loads(capsys.readouterr().out)
-    taken = Batches.__getitem__
-    def stop_at_seven(self: Batches, step: int) -> tuple[int, np.ndarray]:
-        if step == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return taken(self, step)
     parts = arguments(scorer, tiny, tmp_path / "parts", "--json")
-    monkeypatch.setattr(Batches, "__getitem__", stop_at_seven)
+    stop_at(7, monkeypatch)
     assert main(parts) == 3
     assert json.loads(capsys.readouterr().out) == {"stopped_after_step": 8}
     monkeypatch.undo()

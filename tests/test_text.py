@@ -200,14 +200,28 @@ def test_names_with_unknown_characters_are_refused(tiny: Path) -> None:
         Verbalizer(graph, {}, tokenizer, InputConfig(), 0)
 
 
-def test_lengths_are_those_of_inputs_and_targets(nations: Path) -> None:
+def test_examples_made_at_once_are_those_made_one_by_one(
+    nations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kgc_seq2seq.text.verbalizer._AT_ONCE", 1000)
     graph = read_graph(nations)
     texts = read_captions(nations).texts
     tokenizer = train_tokenizer(graph_texts(graph, texts), TokenizerConfig())
-    verbalizer = Verbalizer(graph, texts, tokenizer, InputConfig(max_tokens=40), seed=0)
     queries = graph.training_queries
-    for epoch in (0, 3):
-        inputs = (verbalizer.inputs(queries, epoch) != verbalizer.pad).sum(axis=1)
-        targets = (verbalizer.targets(queries[:, 2]) >= 0).sum(axis=1)
-        assert inputs.max() <= 40
-        assert np.array_equal(verbalizer.lengths(queries, epoch), np.stack([inputs, targets], 1))
+    for truncate in ("priority", "right"):
+        verbalizer = Verbalizer(graph, texts, tokenizer, InputConfig(
+            max_tokens=40, truncate=truncate), seed=0)
+        for epoch in (0, 3):
+            examples = verbalizer.examples(queries, epoch)
+            for rows in np.random.default_rng(epoch).permutation(len(queries))[:96].reshape(3, 32):
+                chosen = queries[rows]
+                batch = examples.batch(rows, 0)
+                inputs, targets = verbalizer.inputs(chosen, epoch), verbalizer.targets(chosen[:, 2])
+                assert np.array_equal(batch["input_ids"], inputs)
+                assert np.array_equal(batch["attention_mask"], inputs != verbalizer.pad)
+                assert np.array_equal(batch["labels"], targets)
+                read, written = (inputs != verbalizer.pad).sum(1), (targets >= 0).sum(1)
+                assert read.max() <= 40
+                assert np.array_equal(examples.lengths[rows], np.stack([read, written], axis=1))
+                one = verbalizer.inputs(chosen[:1], epoch)[0]
+                assert np.array_equal(one, inputs[0, : len(one)])

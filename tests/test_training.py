@@ -10,13 +10,15 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import NoReturn
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_learnt_alike
+from conftest import ROOT, assert_learnt_alike, stop_at
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -26,7 +28,7 @@ from caption_cache.prefetch import prefetch
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
 from kgc_seq2seq.train import run_training
-from kgc_seq2seq.training.batches import Batches
+from kgc_seq2seq.training.batches import Batch, Batches, Examples
 from kgc_seq2seq.training.checkpoints import differing_keys
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig, load_model, make_model
@@ -55,26 +57,61 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+small_windows = patch("kgc_seq2seq.training.batches.WINDOW", 4)
+
+
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 9))
 def test_an_epoch_is_a_permutation_and_a_step_a_function(n: int, size: int, seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 9, (n, 2))
-    batches = Batches(lambda epoch: lengths, size, seed)
+    plan = batches(lambda epoch: lengths, size, seed)
     per_epoch = n // min(size, n)
-    epoch = [batches[step] for step in range(per_epoch)]
-    assert {number for number, _ in epoch} == {1}
-    seen = np.concatenate([rows for _, rows in epoch])
-    assert len(set(seen.tolist())) == len(seen) == per_epoch * min(size, n)
-    again = Batches(lambda epoch: lengths, size, seed)
-    step = per_epoch * 3 + per_epoch // 2
-    assert np.array_equal(again[step][1], batches[step][1])
-    assert again[step][0] == 4
+    with small_windows:
+        taken = list(islice(plan.after(0), 4 * per_epoch))
+    assert [batch.step for batch in taken] == list(range(4 * per_epoch))
+    assert [batch.epoch for batch in taken] == [step // per_epoch + 1 for step in range(len(taken))]
+    for epoch in range(4):
+        seen = np.concatenate([numbers(batch) for batch in taken[epoch * per_epoch :][:per_epoch]])
+        assert len(set(seen.tolist())) == len(seen) == per_epoch * min(size, n)
+    assert_found_again(taken, lambda: batches(lambda epoch: lengths, size, seed))
 
 
-def test_batches_hold_examples_of_like_length() -> None:
-    lengths = np.random.default_rng(0).integers(1, 100, (4096, 2))
-    batches = Batches(lambda epoch: lengths, 32, 0)
-    spread = [np.ptp(lengths[batches[step][1], 0]) for step in range(128)]
-    assert np.mean(spread) < 15
+def batches(lengths: Callable[[int], np.ndarray], *arguments: int) -> Batches:
+    """Of examples whose tensors are their numbers, in windows of few batches."""
+    def read(examples: np.ndarray, epoch: int) -> Examples:
+        return Examples(lengths(epoch)[examples], lambda rows, step: {
+            "examples": torch.from_numpy(examples[rows])})
+
+    return Batches(read, len(lengths(1)), *arguments)
+
+
+def numbers(batch: Batch) -> np.ndarray:
+    return batch.examples.batch(batch.rows, batch.step)["examples"].numpy()
+
+
+def assert_found_again(taken: list[Batch], make: Callable[[], Batches]) -> None:
+    """By the window of a step, and also by one that comes before."""
+    last = taken[-1]
+    for earlier in (last, taken[len(taken) // 2], taken[0]):
+        with small_windows:
+            again = next(make().after(last.step, earlier.window, earlier.window_step))
+        assert (again.step, again.epoch, again.window, again.window_step) == (
+            last.step, last.epoch, last.window, last.window_step)
+        assert np.array_equal(numbers(again), numbers(last))
+
+
+def test_batches_hold_examples_of_like_length_and_set_long_targets_apart() -> None:
+    generator = np.random.default_rng(0)
+    lengths = np.stack([generator.integers(1, 100, 8192),
+                        np.where(generator.random(8192) < 0.1, 20, generator.integers(2, 5, 8192))],
+                       axis=1)
+    taken = list(islice(batches(lambda epoch: lengths, 32, 0).after(0), 256))
+    inputs, targets = np.stack([lengths[numbers(batch)] for batch in taken]).transpose(2, 0, 1)
+    assert np.mean(np.ptp(inputs, axis=1)) < 10
+    # Only where the two kinds meet, once in a window, they share a batch.
+    assert ((targets == 20).any(axis=1) & (targets < 20).any(axis=1)).sum() <= taken[-1].window + 1
+    # Short targets are not sorted.
+    short = targets[(targets < 20).all(axis=1)]
+    assert (np.ptp(short, axis=1) == 2).mean() > 0.9
 
 
 @given(st.integers(1, 60), st.integers(1, 200), st.integers(0, 9))
@@ -85,20 +122,16 @@ def test_a_token_budget_holds_and_every_epoch_has_every_example(
     def lengths(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).integers(1, 40, (n, 2))
 
-    batches = Batches(lengths, 1, seed, tokens)
-    step = 0
+    with small_windows:
+        taken = list(takewhile(lambda batch: batch.epoch <= 3,
+                               batches(lengths, 1, seed, tokens).after(0)))
     for epoch in (1, 2, 3):
-        seen: list[int] = []
-        while batches[step][0] == epoch:
-            rows = batches[step][1]
+        chosen = [numbers(batch) for batch in taken if batch.epoch == epoch]
+        assert sorted(np.concatenate(chosen).tolist()) == list(range(n))
+        for rows in chosen:
             assert len(rows) == 1 or (
                 len(rows) * lengths(epoch)[rows].max(axis=0).sum() <= tokens)
-            seen += rows.tolist()
-            step += 1
-        assert sorted(seen) == list(range(n))
-    again = Batches(lengths, 1, seed, tokens)
-    assert again[step - 1][0] == 3
-    assert np.array_equal(again[step - 1][1], batches[step - 1][1])
+    assert_found_again(taken, lambda: batches(lengths, 1, seed, tokens))
 
 
 def test_what_is_made_ahead_comes_in_order_and_fails_in_its_place() -> None:
@@ -137,23 +170,20 @@ def test_differing_keys_are_named_with_their_path() -> None:
 def test_stopping_and_going_on_changes_no_bit(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    """Stopped by a signal in the middle of an epoch; dropout is on."""
+    """Stopped by a signal in the middle of an epoch and a window; dropout is on."""
+    monkeypatch.setattr("kgc_seq2seq.training.batches.WINDOW", 2)
     options = OptimizerConfig(name=optimizer)
     whole = replace(without_captions(small(tiny, tmp_path / "whole")), optimizer=options)
     run_training(whole)
 
     parts = replace(whole, out=str(tmp_path / "parts"))
-    taken = Batches.__getitem__
-    def stop_at_seven(self: Batches, step: int) -> tuple[int, np.ndarray]:
-        if step == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return taken(self, step)
-    monkeypatch.setattr(Batches, "__getitem__", stop_at_seven)
+    after = Batches.after
+    stop_at(7, monkeypatch)
     stopped = run_training(parts)
     assert stopped is not None
     assert stopped.code == 3
     assert stopped.data == {"stopped_after_step": 8}
-    monkeypatch.undo()
+    monkeypatch.setattr(Batches, "after", after)
     ended = run_training(parts)
     assert ended is not None
     assert ended.code == 0

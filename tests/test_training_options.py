@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from conftest import stop_at
 from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 
@@ -22,7 +22,6 @@ from kgc_seq2seq.evaluation.results import ranks_of, read_ranks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.averages import WeightAverage
-from kgc_seq2seq.training.batches import Batches
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.lora import LoraConfig, adapters_merged, add_lora, merged
 from kgc_seq2seq.training.model import ModelConfig, load_model
@@ -46,18 +45,6 @@ def checkpoint(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
 def losses(run: Path) -> list[float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "loss" in line]
-
-
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process SIGTERM when it takes the batch of a step."""
-    taken = Batches.__getitem__
-
-    def take(self: Batches, number: int) -> tuple[int, np.ndarray]:
-        if number == step:
-            signal.raise_signal(signal.SIGTERM)
-        return taken(self, number)
-
-    monkeypatch.setattr(Batches, "__getitem__", take)
 
 
 def test_a_validation_may_rank_a_part_of_valid(tiny: Path, tmp_path: Path) -> None:

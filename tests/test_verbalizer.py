@@ -380,7 +380,7 @@ def check(graph: KnowledgeGraph, configs: list[InputConfig], rules: dict[int, li
         told = 0
         for given_, true, epoch in ((train, train, 1), (hidden, others, 0)):
             # Of like length together: the width of a table is that of its longest row.
-            order = np.argsort(verbalizer.lengths(given_, epoch)[:, 0])
+            order = np.argsort(verbalizer.examples(given_, epoch).lengths[:, 0])
             for rows in np.array_split(order, max(1, len(order) // 2000)):
                 inputs = verbalizer.inputs(given_[rows], epoch)
                 queries = true[rows]
@@ -458,7 +458,8 @@ def test_settings_refuse_what_they_have_no_place_for() -> None:
         ({"setting": "kgt5", "descriptions": True}, r"input\.descriptions has no place in .* kgt5"),
         ({"setting": "kgt5-context", "relation_examples": 2}, r"input\.relation_examples has no"),
         ({"caption_scopes": ()}, r"give at least one"),
-        ({"caption_scopes": ("pair", "summary")}, r"not both of the last"),
+        ({"caption_scopes": ("pair", "summary")}, r"not both of a kind"),
+        ({"caption_scopes": ("entity", "profile")}, r"not both of a kind"),
         ({"instruction": "write {answer}"}, r"has the slot \{answer\}"),
         ({"instruction": "write {entity"}, r"input\.instruction: .*the slots are"),
         ({"two_hop": -1}, r"input\.two_hop is -1"),

@@ -17,7 +17,7 @@ from kgc_seq2seq.text.settings import (
     check_instruction,
 )
 
-CaptionScope = Literal["entity", "pair", "summary", "relation"]
+CaptionScope = Literal["entity", "profile", "pair", "summary", "relation"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class InputConfig:
     captions: bool = True
     """Whether captions are read, where the setting has a place for them."""
     caption_scopes: tuple[CaptionScope, ...] = ("entity",)
-    """Which: of the entity, of linked pairs (``pair`` or ``summary``; each follows a fact about the
-    pair), of the entity under the asked relation."""
+    """Which: of the entity (``entity``, image by image, or ``profile``, the scopes commonsense and
+    visual joined, as in MMKG-T5's third setting), of linked pairs (``pair`` or ``summary``; each
+    follows a fact about the pair), of the entity under the asked relation."""
     instruction: str = INSTRUCTION
     """What ``mmkg-t5`` reads last, with {entity} and {relation} of the query."""
     max_tokens: int = 256
@@ -65,10 +66,11 @@ class InputConfig:
                 raise InputError(f"input.{key} is {getattr(self, key)}; give 0 or more.")
         if self.max_tokens < 32:
             raise InputError(f"input.max_tokens is {self.max_tokens}; give at least 32.")
-        if not self.caption_scopes or {"pair", "summary"} <= set(self.caption_scopes):
-            raise InputError("input.caption_scopes names entity, relation, and pair or summary; "
-                             "give at least one, and not both of the last; for no captions say "
-                             "input.captions: false.")
+        scopes = set(self.caption_scopes)
+        if not scopes or {"pair", "summary"} <= scopes or {"entity", "profile"} <= scopes:
+            raise InputError("input.caption_scopes names entity or profile, pair or summary, and "
+                             "relation; give at least one, and not both of a kind; for no captions "
+                             "say input.captions: false.")
         check_instruction(self.instruction)
         known = {section.source for section in SETTINGS[self.setting]}
         for key, source in (("two_hop", "two hops"), ("relation_examples", "example"),
@@ -80,7 +82,8 @@ class InputConfig:
     def sections(self) -> list[Section]:
         """What is read, in order."""
         on: dict[Source, bool] = {
-            "caption": self.reads("entity"), "relation caption": self.reads("relation"),
+            "caption": self.reads("entity") or self.reads("profile"),
+            "relation caption": self.reads("relation"),
             "description": self.descriptions, "fact": self.neighbours > 0,
             "two hops": self.two_hop > 0 and self.neighbours > 0,
             "example": self.relation_examples > 0}
@@ -95,7 +98,8 @@ class InputConfig:
 
     def reads(self, scope: CaptionScope) -> bool:
         """Whether captions of ``scope`` are read."""
-        place = {"entity": "caption", "relation": "relation caption"}.get(scope)
+        place = {"entity": "caption", "profile": "caption",
+                 "relation": "relation caption"}.get(scope)
         return self.captions and scope in self.caption_scopes and any(
             section.source == place if place else section.pair_caption
             for section in SETTINGS[self.setting])

@@ -35,6 +35,16 @@ class TokenTable:
         """Tokens in each text, int64 [S]."""
         return np.diff(self.offsets)
 
+    def part(self, texts: Longs) -> TokenTable:
+        """Some of the texts, int64 [B], as a table of their own."""
+        ends = np.cumsum(self.lengths[texts])
+        return TokenTable(self.spell(texts, ends), np.append(0, ends))
+
+    def and_then(self, more: TokenTable) -> TokenTable:
+        """These texts, and behind them others."""
+        return TokenTable(np.concatenate([self.tokens, more.tokens]),
+                          np.append(self.offsets, self.offsets[-1] + more.offsets[1:]))
+
     def spell(self, texts: Longs, ends: Longs) -> Ints:
         """Replace each text by its tokens.
 
@@ -50,6 +60,11 @@ class TokenTable:
         index += np.arange(len(index))
         tokens: Ints = self.tokens[index]
         return tokens
+
+    def padded(self, texts: Longs, end: int, fill: int) -> Longs:
+        """`pad` the tokens of ``texts``, int64 [B]."""
+        lengths = self.lengths[texts]
+        return pad(lengths, self.spell(texts, np.cumsum(lengths)), end, fill)
 
 
 def pad(lengths: Longs, tokens: Ints, end: int, fill: int) -> Longs:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from caption_cache.links import INVERSE
 from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.catalogue import refuse_unspeakable
-from kgc_seq2seq.text.context import Bools, Context, Told
+from kgc_seq2seq.text.context import Bools, Context, Told, mix
+from kgc_seq2seq.text.denoising import corrupt, sentinels
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.pair_texts import PairTexts
 from kgc_seq2seq.text.settings import (
@@ -26,6 +29,7 @@ from kgc_seq2seq.text.settings import (
 )
 from kgc_seq2seq.text.token_table import TokenTable, pad
 from kgc_seq2seq.text.tokenizer import add_relation_marks
+from kgc_seq2seq.training.batches import Examples
 
 _GROUP = {"head": "entity", "tail": "entity", "plain": "relation"}
 """Which texts a slot takes, where it is not called as they are."""
@@ -110,7 +114,7 @@ class Verbalizer:
             if "mark" in slots else (),
             "direction": (TAIL_MARK, HEAD_MARK),
             "caption": [captions.get(key, "") for key in graph.entity_ids]
-            if config.reads("entity") else (),
+            if "caption" in slots else (),
             "description": graph.entity_descriptions if config.descriptions else (),
             "pair_caption": pair_texts,
             "relation_caption": question_texts,
@@ -153,27 +157,40 @@ class Verbalizer:
         Returns:
             int64 [B, L], filled up with the padding token.
         """
-        texts, ends, bounds = self._assemble(queries, epoch)
-        tokens = self._table.spell(texts, ends)
-        lengths = np.diff(bounds)
-        most = self.config.max_tokens - 1
-        if self.config.truncate == "right" and (lengths > most).any():
-            place = np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
-            tokens, lengths = tokens[place < most], np.minimum(lengths, most)
+        lengths, tokens = self._spelled(queries, epoch)
         return pad(lengths, tokens, self.eos, self.pad)
 
-    def lengths(self, queries: Ints, epoch: int) -> Longs:
-        """Tokens of each row of `inputs` and of `targets`, int64 [B, 2]."""
-        parts = [queries[start : start + _AT_ONCE] for start in range(0, len(queries), _AT_ONCE)]
-        inputs = [np.diff(self._assemble(part, epoch)[2]) for part in parts]
-        read = np.minimum(np.concatenate(inputs), self.config.max_tokens - 1)
-        return 1 + np.stack([read, self._table.lengths[queries[:, 2]]], axis=1)
+    def examples(self, queries: Ints, epoch: int, denoising: float = 0.0) -> Examples:
+        """Examples of a training, made at once; a batch of them has the tensors of `Seq2Seq`.
+
+        Args:
+            queries: As in `inputs`, with answers.
+            epoch: As in `inputs`.
+            denoising: Share of the examples that lose spans of their input and have these for a
+                target, drawn by seed, epoch and query.
+        """
+        made = [self._spelled(queries[start : start + _AT_ONCE], epoch)
+                for start in range(0, len(queries), _AT_ONCE)]
+        lengths, tokens = map(np.concatenate, zip(*made, strict=True))
+        inputs = TokenTable(tokens, np.append(0, np.cumsum(lengths)))
+        targets, written = self._table, queries[:, 2].astype(np.int64)
+        if denoising:
+            lots = mix(self._seed, epoch, 3, *queries.T)
+            chosen = lots < np.uint64(denoising * 2**64)
+            inputs, spans = corrupt(inputs, chosen, lots, sentinels(self.tokenizer))
+            targets = targets.part(written).and_then(spans)
+            written = np.arange(len(queries)) + len(queries) * chosen
+
+        def batch(rows: Longs, step: int) -> dict[str, Tensor]:
+            read = torch.from_numpy(inputs.padded(rows, self.eos, self.pad))
+            return {"input_ids": read, "attention_mask": (read != self.pad).long(),
+                    "labels": torch.from_numpy(targets.padded(written[rows], self.eos, -100))}
+
+        return Examples(1 + np.stack([inputs.lengths, targets.lengths[written]], axis=1), batch)
 
     def targets(self, entities: Ints) -> Longs:
         """Token ids of the answers' names with EOS, int64 [B, T], filled up with -100."""
-        lengths = self._table.lengths[entities]
-        tokens = self._table.spell(entities.astype(np.int64), np.cumsum(lengths))
-        return pad(lengths, tokens, self.eos, -100)
+        return self._table.padded(entities.astype(np.int64), self.eos, -100)
 
     def parts(self, query: Ints, epoch: int = 0) -> list[Part]:
         """What the model reads for one query, in order, and what it would have read besides.
@@ -199,6 +216,16 @@ class Verbalizer:
                       for piece, left_out in ((tokens[:read], False), (tokens[read:], True))
                       if piece]
         return parts
+
+    def _spelled(self, queries: Ints, epoch: int) -> tuple[Longs, Ints]:
+        """Tokens in each input without its EOS, int64 [B], and these tokens, input by input."""
+        texts, ends, bounds = self._assemble(queries, epoch)
+        tokens, lengths = self._table.spell(texts, ends), np.diff(bounds)
+        most = self.config.max_tokens - 1
+        if self.config.truncate == "right" and (lengths > most).any():
+            place = np.arange(len(tokens)) - np.repeat(bounds[:-1], lengths)
+            tokens, lengths = tokens[place < most], np.minimum(lengths, most)
+        return lengths, tokens
 
     def _assemble(self, queries: Ints, epoch: int) -> tuple[Longs, Longs, Longs]:
         """Put the texts of the inputs together.

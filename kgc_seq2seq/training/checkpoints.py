@@ -29,11 +29,15 @@ class Progress:
     """The step after which the best model was found; 0 before the first validation."""
     best_score: float
     """Its score on valid; -1 before the first validation."""
+    window: int
+    """The window of `batches.Batches` that the last step was in."""
+    window_step: int
+    """The first step of that."""
     due: bool = False
     """A signal came in the middle of a validation, which is to be done before the next step."""
 
 
-START = Progress(0, 0, -1.0)
+START = Progress(0, 0, -1.0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Checkpoints:
         try:
             saved = json.loads((folder / "state.json").read_text())
             _refuse_other_config(folder, saved["config"], self.config)
+            progress = Progress(**saved["progress"])
             _copy(load_file(folder / "model.safetensors"), state.weights())
             tensors = load_file(folder / "optimizer.safetensors")
             if state.average is not None:
@@ -141,7 +146,7 @@ class Checkpoints:
         state.optimizer.load_state_dict(packed)
         if state.scaler:
             state.scaler.load_state_dict(saved["scaler"])
-        return Progress(**saved["progress"])
+        return progress
 
 
 def differing_keys(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

@@ -20,14 +20,15 @@ from caption_cache.disk import replacing
 from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
 from kgc_seq2seq.training.averages import WeightAverage
-from kgc_seq2seq.training.batches import Batches, Longs
+from kgc_seq2seq.training.batches import Batch, Batches, Examples, Longs
 from kgc_seq2seq.training.checkpoints import Checkpoints, Progress, TrainingState
 from kgc_seq2seq.training.logs import TrainingLog
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from kgc_seq2seq.training.sharding import gather, is_sharding, shard, whole_tensor
 
-MADE_AHEAD = 2
-"""So many steps' batches wait for a model on an accelerator."""
+MADE_AHEAD = 8
+"""So many steps' batches wait for a model on an accelerator: it shall have some while the examples
+of the next window are made."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class TrainingConfig(LoopConfig):
     validate_facts: int | None = None
     """So many facts of valid, drawn by the seed, are ranked at each validation; None: all. Ranks
     among many thousand names take long; the state that is kept is evaluated on all of valid."""
+    denoising: float = 0.0
+    """Share of the examples of an epoch that teach the graph's text instead of an answer: spans of
+    the input are left out and are the target, as T5 was pretrained."""
     label_smoothing: float = 0.0
     """Share of the target probability spread over the vocabulary."""
     gradient_checkpointing: bool = False
@@ -93,9 +97,10 @@ class TrainingConfig(LoopConfig):
         for key in ("batch_tokens", "validate_facts"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InputError(f"training.{key} is {getattr(self, key)}; give 1 or more.")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"training.label_smoothing is {self.label_smoothing}; give a number "
-                             "from 0 to below 1.")
+        for key in ("denoising", "label_smoothing"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InputError(f"training.{key} is {getattr(self, key)}; give a number from 0 to "
+                                 "below 1.")
         if self.mixed_precision == "fp16" and not self.force_fp16:
             raise InputError("training.mixed_precision is fp16, whose largest number, 65,504, the "
                              "activations of T5 exceed, so that the loss becomes nan; choose bf16, "
@@ -109,8 +114,16 @@ class Task(Protocol):
     def model(self) -> nn.Module:
         """Changed in place."""
 
-    def lengths(self, epoch: int) -> Longs:
-        """How long each example's input and target are in an epoch (from 1), int64 [n, 2]."""
+    @property
+    def count(self) -> int:
+        """The number of examples in an epoch."""
+
+    def read(self, examples: Longs, epoch: int) -> Examples:
+        """Make examples (int64 [n], of `count`) as they are in an epoch (from 1).
+
+        Whatever is drawn at random must follow from the seed, the example and the epoch, and in
+        `Examples.batch` from those of the batch and the step.
+        """
 
     @property
     def batch_tokens(self) -> int | None:
@@ -119,12 +132,6 @@ class Task(Protocol):
     @property
     def unit(self) -> str:
         """What the loss is a mean over and the speed counts, in the plural: ``tokens``."""
-
-    def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
-        """The tensors of examples (int64 [b]) in a step (from 0) of an epoch (from 1).
-
-        Whatever is drawn at random must follow from the seed and the arguments.
-        """
 
     def units(self, batch: Mapping[str, Tensor]) -> int:
         """How many units share the loss of a batch."""
@@ -183,7 +190,7 @@ def train(
     main, device = accelerator.is_main_process, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
     parts = config.gradient_accumulation
-    batches = Batches(task.lengths, config.batch_size, seed, task.batch_tokens,
+    batches = Batches(task.read, task.count, config.batch_size, seed, task.batch_tokens,
                       least=parts * processes)
     if batches.smallest < parts * processes:
         raise InputError(f"A step has {batches.smallest} examples, too few for {processes} "
@@ -205,21 +212,22 @@ def train(
     sum_over_processes = _summing(processes)
     window = _Window()
 
-    def make(step: int) -> tuple[int, list[Mapping[str, Tensor]]]:
-        epoch, examples = batches[step]
-        share = examples[rank::processes]
-        return epoch, [task.make_batch(share[part::parts], step, epoch) for part in range(parts)]
+    def make(batch: Batch) -> tuple[Batch, list[Mapping[str, Tensor]]]:
+        share = batch.rows[rank::processes]
+        return batch, [batch.examples.batch(share[part::parts], batch.step)
+                       for part in range(parts)]
 
-    steps = range(progress.step, config.steps)
+    making = map(make, batches.after(progress.step, progress.window, progress.window_step))
     # On a CPU, model and thread would only wait for each other's turn at the interpreter.
-    ready = (map(make, steps) if device.type == "cpu" else
-             prefetch(make, steps, MADE_AHEAD, threads=1))
+    ready = making if device.type == "cpu" else prefetch(
+        lambda _: next(making), range(progress.step, config.steps), MADE_AHEAD, threads=1)
     with ExitStack() as stack:
         caught = stack.enter_context(_caught_signals())
         log = stack.enter_context(
             TrainingLog(run, config.steps, progress.step, task.unit)) if main else None
         if progress.step and log:
             log.say(f"Going on after step {progress.step}.")
+
         def validated(progress: Progress) -> Progress:
             with _weights_in_place(task.model, state):
                 # Where processes add up their shares, none may leave the others waiting.
@@ -233,7 +241,7 @@ def train(
                     break
                 continue
             step = progress.step
-            epoch, made = next(ready)
+            chosen, made = next(ready)
             # Dropout of step n is a function of the seed and n, so there is no state to resume.
             torch.manual_seed(_random_seed(seed, step, rank))
             # One sum over the processes tells how many units share the loss, and who must stop.
@@ -256,7 +264,8 @@ def train(
             optimizer.zero_grad()
             if average:
                 average.update(step)
-            progress = replace(progress, step=step + 1)
+            progress = replace(progress, step=step + 1, window=chosen.window,
+                               window_step=chosen.window_step)
             window.steps += 1
             at_end = progress.step == config.steps
             to_log, to_validate, to_save = (
@@ -270,7 +279,7 @@ def train(
                 _refuse_divergence(loss, progress.step)
                 if log:
                     log.step(progress.step, loss, speed)
-                    log.note(progress.step, loss=loss, epoch=epoch,
+                    log.note(progress.step, loss=loss, epoch=chosen.epoch,
                              learning_rate=optimizer.param_groups[0]["lr"],
                              gradient_norm=float(whole_tensor(norm)),
                              **{f"{task.unit}_per_second": speed})

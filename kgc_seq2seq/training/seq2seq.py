@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
-from kgc_seq2seq.training.batches import Longs
+from kgc_seq2seq.training.batches import Examples, Longs
 from kgc_seq2seq.training.lora import adapters_merged
 from kgc_seq2seq.training.model import save_model
 
@@ -24,11 +24,11 @@ class Seq2Seq:
 
     model: T5ForConditionalGeneration
     """Changed in place."""
-    measure: Callable[[int], Longs]
-    """Gives the lengths of each example's input and target in an epoch (from 1), int64 [n, 2]."""
-    batch: Callable[[Longs, int], Mapping[str, Tensor]]
-    """Gives ``input_ids``, ``attention_mask`` and ``labels`` (`IGNORED` where nothing is learnt)
-    of examples (int64 [b]) in an epoch (from 1)."""
+    count: int
+    """The number of examples in an epoch."""
+    make: Callable[[Longs, int], Examples]
+    """Makes examples as `loop.Task.read` does, their tensors ``input_ids``, ``attention_mask`` and
+    ``labels`` (`IGNORED` where nothing is learnt)."""
     score: Callable[[], float]
     """Gives the score of the model on valid."""
     label_smoothing: float
@@ -38,13 +38,9 @@ class Seq2Seq:
     unit: str = "tokens"
     """The loss is a mean over target tokens; the speed counts input tokens too."""
 
-    def lengths(self, epoch: int) -> Longs:
+    def read(self, examples: Longs, epoch: int) -> Examples:
         """As in `loop.Task`."""
-        return self.measure(epoch)
-
-    def make_batch(self, examples: Longs, step: int, epoch: int) -> Mapping[str, Tensor]:
-        """As in `loop.Task`."""
-        return self.batch(examples, epoch)
+        return self.make(examples, epoch)
 
     def units(self, batch: Mapping[str, Tensor]) -> int:
         """As in `loop.Task`."""
