@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from caption_cache.errors import InputError
 
 LOOPBACK = "127.0.0.1"
-MAX_UPLOAD = "1mb"
-"""Of a file."""
+MAX_UPLOAD = "10mb"
+"""Of a file: a photograph from a phone is let in."""
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
           "base-uri 'self'; frame-ancestors 'self'; form-action 'self'")
 """A browser then asks nothing of any other host, whatever a page says."""
