@@ -10,7 +10,6 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingLog:
@@ -25,6 +24,8 @@ class TrainingLog:
             start: Steps already done; what an earlier process noted beyond them is dropped.
             unit: What the speed counts, in the plural.
         """
+        from torch.utils.tensorboard import SummaryWriter  # slow to import; only training needs it
+
         path = run / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
         path.write_text("".join(kept))
