@@ -30,6 +30,18 @@ class TokenTable:
         flat = np.fromiter((token for row in ids for token in row), np.int32, lengths.sum())
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
+    @classmethod
+    def joined(cls, tables: Sequence[TokenTable]) -> TokenTable:
+        """The texts of several tables, one table after the other."""
+        lengths = np.concatenate([table.lengths for table in tables])
+        return cls(np.concatenate([table.tokens for table in tables]),
+                   np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def part(self, start: int, stop: int) -> TokenTable:
+        """The texts ``start … stop - 1``."""
+        offsets = self.offsets[start : stop + 1]
+        return TokenTable(self.tokens[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     @cached_property
     def lengths(self) -> Longs:
         """Tokens in each text, int64 [S]."""
