@@ -48,15 +48,18 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
         from kgc_seq2seq.explorer.explorer import Explorer
 
         page = build(Explorer(run))
-        fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+        theme = gr.themes.Base(
+            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+            primary_hue="blue",
+        ).set(  # Gradio's own hints are too faint to read
+            body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
         try:
             _, url, _ = page.launch(
                 server_name=LOOPBACK, server_port=port, inbrowser=browser, share=False,
                 prevent_thread_lock=True, quiet=True, show_error=False, ssr_mode=False,
                 pwa=False, enable_monitoring=False, run_history=False, mcp_server=False,
                 max_file_size=MAX_UPLOAD, allowed_paths=[], footer_links=["api", "settings"],
-                theme=gr.themes.Base(font=fonts[0], font_mono=fonts[1], primary_hue="blue"),
-                css_paths=Path(__file__).with_name("style.css"),
+                theme=theme, css_paths=Path(__file__).with_name("style.css"),
                 app_kwargs={"middleware": [
                     # Another name for this machine would come from a foreign page.
                     Middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"]),
