@@ -40,10 +40,12 @@ for package in (caption_cache, kgc_seq2seq):
     assert (home / 'py.typed').is_file(), home
 "
 kgc --help > /dev/null
-kgc nations data
-caption-cache build data
-kgc describe data
+# What the package is for, shortened: its data files, captions, training, search and report.
+kgc demo --steps 20 --out demo
+test -s demo/report.html
+caption-cache verify demo/dataset
+kgc describe demo/dataset
 kgc doctor
-python -m kgc_seq2seq.train_scorer --dataset data --out run --scorer distmult --model.dim 4 \
-    --training.steps 2 --training.validate_every 2
+python -m kgc_seq2seq.train_scorer --dataset demo/dataset --out scorer --scorer distmult \
+    --model.dim 4 --training.steps 2 --training.validate_every 2
 echo "$(basename "$work"/dist/*.tar.gz) and $(basename "$work"/dist/*.whl) work."

@@ -95,8 +95,14 @@ def workplace(
     lines = (run / "config.yaml").read_text().splitlines()
     (run / "config.yaml").write_text("\n".join(
         f"dataset: {nations}" if line.startswith("dataset: ") else line for line in lines))
-    (folder / "queries.jsonl").write_text('{"head": "France", "relation": "currency"}\n')
+    (folder / "queries.jsonl").write_text(blocks("asking.md", "json")[0])
     return folder
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The blocks of one language in a page of ``docs``."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / page).read_text("utf-8"),
+                      re.MULTILINE | re.DOTALL)
 
 
 def quick() -> Iterator[Command]:
@@ -108,7 +114,7 @@ def quick() -> Iterator[Command]:
         slow = ("kgc evaluate", "kgc calibrate", "kgc report", "kgc demo", "kgc explore",
                 "kgc fuse", "kgc compare", "kgc push")
         if (re.match(r"(kgc|caption-cache) ", words) and not words.startswith(slow)
-                and re.search(r"nations|doctor", words) and words not in seen):
+                and re.search(r"nations|doctor|exported", words) and words not in seen):
             seen.add(words)
             yield command
 
@@ -125,6 +131,15 @@ def test_the_quick_commands_do_what_they_say(
             shutil.rmtree(words[1])  # each page begins anew
         assert mains()[name](words) == 0, f"{command}: {capsys.readouterr().err}"
         assert capsys.readouterr().out.strip(), command
+
+
+def test_the_python_of_the_page_on_asking_answers(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    (code,) = blocks("asking.md", "python")
+    exec(compile(code, "asking.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 6
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -147,15 +162,14 @@ def test_the_page_of_commands_is_current() -> None:
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugins of the page, installed as their ``pyproject.toml`` say."""
-    text = (ROOT / "docs" / "plugins.md").read_text("utf-8")
     site = tmp_path / "site"
     site.mkdir()
-    for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for code in blocks("plugins.md", "python"):
         name = re.match(r"# (\w+\.py)\n", code)
         assert name
         assert code.count("\n") <= 45
         (site / name[1]).write_text(code, "utf-8")
-    for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in blocks("plugins.md", "toml"):
         project = tomllib.loads(block)["project"]
         about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
         about.mkdir()

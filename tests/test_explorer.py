@@ -305,7 +305,7 @@ def test_a_large_upload_and_a_foreign_name_of_the_host_are_refused(served: Serve
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     (path,) = json.loads(served.get("gradio_api/upload", body(1000), **form))
     assert Path(path).name == "q.jsonl"
-    assert served.status("gradio_api/upload", body(2_000_000), **form) == 413
+    assert served.status("gradio_api/upload", body(11_000_000), **form) == 413
     assert served.status("", Host="kgc.example") == 400
 
 
@@ -425,7 +425,7 @@ def test_a_file_of_queries_is_answered(
     browser.open(served.url, 1200, 900)
     browser.wait_for(WHY)
     browser.evaluate("[...document.querySelectorAll('[role=tab]')].find(tab => "
-                     "tab.innerText == 'Ask many').click()")
+                     "tab.innerText == 'Many').click()")
     browser.wait_for("document.querySelector('input[type=file]')")
     browser.choose_file("input[type=file]", queries)
     browser.wait_for("document.body.innerText.includes('queries.jsonl')")
@@ -435,6 +435,49 @@ def test_a_file_of_queries_is_answered(
     address = browser.evaluate("document.querySelector('a[download=\"answers.json\"]').href")
     assert json.loads(served.get(address.removeprefix(served.url))) == printed(
         capsys, "predict", served.run, "--queries", queries)
+
+
+def test_a_person_asks_about_something_new(
+    served: Served, browser: Chromium, tmp_path: Path
+) -> None:
+    answered = "document.querySelector('#new-answers h2')?.innerText"
+    error = "document.querySelector('[data-testid=toast-text]')?.innerText"
+
+    def write(field: str, text: str) -> None:
+        browser.evaluate(f"document.querySelector('#new-{field} :is(input, textarea)').select()")
+        browser.write(text)
+
+    flag = tmp_path / "flag.png"
+    Image.new("RGB", (30, 20), "blue").save(flag)
+    browser.open(served.url, 390, 844)  # also on a phone every tab is in sight
+    browser.wait_for(WHY)
+    browser.evaluate("[...document.querySelectorAll('[role=tab]')].find(tab => "
+                     "tab.innerText == 'Something new').click()")
+    browser.wait_for("document.querySelector('#new-name')?.offsetParent")
+    assert browser.evaluate("document.querySelector('#new-facts textarea').placeholder"
+                            ) == "currency | Euro"
+    write("facts", "continent | Europe")
+    browser.choose_file("#new-image input[type=file]", flag)
+    browser.wait_for("document.querySelector('#new-image').innerText.includes('flag')")
+    write("name", "Eurasia")
+    browser.press("Enter")
+    browser.wait_for(f"{answered} && document.querySelector('#new-reasons h2')")
+    assert browser.evaluate(answered) == "Eurasia — currency → ?"
+    assert browser.evaluate("document.querySelectorAll('#new-answers .answers li').length") == 9
+    read = browser.evaluate("document.querySelector('#new-reasons .input').innerText")
+    assert read.startswith("Eurasia")
+    assert "colours blue" in read
+    assert "continent Europe" in read
+    assert browser.evaluate(
+        "[...document.querySelectorAll('#new-reasons .effects [class^=src-]')]"
+        ".map(source => source.innerText).sort()") == ["caption", "fact"]
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+
+    write("facts", "continent Europe")
+    browser.evaluate("document.querySelector('#new-ask').click()")
+    browser.wait_for(error)
+    assert browser.evaluate(error) == (
+        "The fact 'continent Europe' is not 'relation | other end'; mend it.")
 
 
 def test_it_fits_a_phone_and_a_dark_room(served: Served, browser: Chromium) -> None:

@@ -22,8 +22,10 @@ from kgc_seq2seq.cli import main
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.newcomers import Newcomer
+from kgc_seq2seq.runs import read_generator
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
+from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig
@@ -125,6 +127,24 @@ def test_a_new_head_is_read_with_its_facts_and_its_caption(
     assert "Ruritania" in {answer.name for answer in back}
     known = completer.complete(Query(ruritania, "subregion"), k=10**6)
     assert [answer.name for answer in known if answer.known] == ["Western Europe"]
+
+
+def test_texts_that_are_tokenized_are_kept_and_read_the_same(
+    completer: Completer, trained: Path
+) -> None:
+    ruritania = Newcomer("Ruritania", (("subregion", "Western Europe"), ("borders", "France")),
+                         caption="colours red.")
+    told = completer.telling(Query(ruritania, "currency", candidates=("Euro of France",)))
+    kept, config = told.generator.verbalizer, read_generator(trained)
+    anew = Verbalizer(told.graph, {**told.run.captions, "Ruritania": "colours red."},
+                      kept.tokenizer, config.input, config.seed)
+    for part, same in zip(kept.names(), anew.names(), strict=True):
+        assert np.array_equal(part, same)
+    graph = told.graph
+    new = [(graph.num_entities - 1, relation, -1) for relation in range(2 * graph.num_relations)]
+    queries = np.concatenate([graph.fold(graph.queries(graph.test)),
+                              np.array(new, np.int32)]).astype(np.int32)
+    assert np.array_equal(kept.inputs(queries, 0), anew.inputs(queries, 0))
 
 
 def test_the_command_line_takes_new_entities(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import BROWSER, chromium
 from conftest import random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,6 +116,25 @@ def test_a_report_fetches_nothing_and_takes_the_colours_of_its_page(reported: Pa
     assert "currentColor" in source
     svg = source[source.index("<svg"):source.rindex("</svg>")]
     assert "#000000" not in svg
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+def test_a_report_fits_a_phone_and_paper(reported: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path) as browser:
+        browser.open((reported / "report.html").as_uri(), 390, 844, dark=True)
+        browser.wait_for("document.readyState == 'complete'")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+        # A4 between its margins, by somebody whose screen is dark.
+        browser.open((reported / "report.html").as_uri(), 718, 1000, dark=True)
+        browser.wait_for("document.readyState == 'complete'")
+        behind = "getComputedStyle(document.body).backgroundColor"
+        assert browser.evaluate(behind) != "rgb(255, 255, 255)"
+        browser.call("Emulation.setEmulatedMedia", media="print", features=[
+            {"name": "prefers-color-scheme", "value": "dark"}])
+        assert browser.evaluate(behind) == "rgb(255, 255, 255)"
+        assert browser.evaluate(
+            "[...document.querySelectorAll('.wide, .card')].filter(part => "
+            "part.scrollWidth > part.clientWidth).map(part => part.innerText)") == []
 
 
 def test_the_worst_queries_are_those_of_the_highest_ranks(trained: Path) -> None:

@@ -169,7 +169,7 @@ def _slices(report: Report) -> str:
                  _number(part["both"]["hits@10"], "hits@10")] for label, part in parts.items()]
         body.append(f"<div><h3>{_SLICES.get(name, escape(name))}</h3>"
                     + _table(["", "queries", "MRR", "Hits@10"], rows) + "</div>")
-    return f'<div class="slices">{"".join(body)}</div>' if body else ""
+    return f'<div class="columns">{"".join(body)}</div>' if body else ""
 
 
 def _calibration(report: Report) -> str:
@@ -192,10 +192,11 @@ def _weights(report: Report) -> str:
     plain = {part: value for part, value in weights.items() if isinstance(value, int | float)}
     body = _table(["part", "weight"], [[escape(part), f"{value:.3f}"]
                                        for part, value in plain.items()]) if plain else ""
-    for part, values in weights.items():
-        if part not in plain:
-            body += f"<h3>{escape(part)}</h3>" + _figure(weight_bars(values, report.relation_names))
-    return f"<p>The weights of the fusion's parts, fitted on valid.</p>{body}"
+    plots = "".join(
+        f"<div><h3>{escape(part)}</h3>{_figure(weight_bars(values, report.relation_names))}</div>"
+        for part, values in weights.items() if part not in plain)
+    return (f"<p>The weights of the fusion's parts, fitted on valid.</p>{body}"
+            + f'<div class="columns">{plots}</div>' * bool(plots))
 
 
 def _learning(report: Report) -> str:
@@ -309,10 +310,11 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align:
 th { font-weight: 600; } th:first-child { text-align: left; padding-left: 0; min-width: 8rem;
   white-space: normal; overflow-wrap: anywhere; }
 td:last-child, th:last-child { padding-right: 0; } small { color: var(--grey); }
-.slices { display: grid; gap: 0 2.5rem; align-items: start;
+.columns { display: grid; gap: 0 2.5rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); }
-.slices table { width: 100%; }
-.track { display: inline-block; width: 5rem; height: .7rem; background: var(--soft); }
+.columns table { width: 100%; } .columns th, .columns td { padding: .3rem .4rem; }
+.columns th:first-child { min-width: 4.5rem; padding-left: 0; }
+.track { display: inline-block; width: 4rem; height: .7rem; background: var(--soft); }
 .track .bar { display: block; height: 100%; background: var(--blue); }
 .protocol { font-size: .85rem; } .protocol td { text-align: left; white-space: normal;
   overflow-wrap: anywhere; }
@@ -322,7 +324,7 @@ figure { margin: .5rem 0; } figure svg { max-width: 44rem; width: 100%; height: 
   grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
 .card { background: var(--soft); border-radius: .5rem; padding: 1rem; break-inside: avoid; }
 .picture { height: 5rem; display: flex; gap: .6rem; align-items: end; color: var(--grey);
-  font-size: .8rem; }
+  font-size: .8rem; } .picture span { min-width: 0; overflow-wrap: anywhere; }
 .picture img { max-height: 100%; max-width: 70%; border: 1px solid var(--line); }
 .card h3 { margin: .5rem 0 .2rem; } .card h3 span { font-weight: 400; }
 .caption { margin: .2rem 0 .6rem; font-size: .8rem; color: var(--grey); }
@@ -332,9 +334,16 @@ figure { margin: .5rem 0; } figure svg { max-width: 44rem; width: 100%; height: 
 .card .bar { position: absolute; inset: 0 auto 0 0; background: var(--bar); border-radius: .2rem; }
 .card .name, .card .share { position: relative; }
 .gold { color: var(--good); font-weight: 600; } .card p.gold { margin: .5rem 0 0; }
+@media (max-width: 30rem) { main { padding: 1rem; } table { font-size: .875rem; }
+  th, td { padding: .3rem .4rem; } .track { width: 3rem; } }
 @media print { :root { --ink: #000000; --paper: #ffffff; --soft: #f3f4f6; --line: #d1d5db;
   --bar: #bfdbfe; --good: #15803d; --blue: #2563a8; --orange: #c2681c; --grey: #6b7280; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  main { max-width: none; padding: 0; } h2, h3 { break-after: avoid; }
-  figure, tr, .slices > div { break-inside: avoid; } body { font-size: 11pt; } }
+  main { max-width: none; padding: 0; } body { font-size: 10pt; } h2 { margin-top: 1.5rem; }
+  h2, h3, h2 + p { break-after: avoid; } figure, tr, .columns > div { break-inside: avoid; }
+  .wide { overflow: visible; } table { font-size: 9pt; } th { white-space: normal; }
+  th, td { padding: .2rem .4rem; } th:first-child { min-width: 6.5rem; }
+  .columns { grid-template-columns: 1fr 1fr; gap: 0 1.5rem; } .track { width: 3rem; }
+  figure svg { max-width: 30rem; }
+  .gallery { grid-template-columns: repeat(3, 1fr); gap: .6rem; } .card { padding: .6rem; } }
 """

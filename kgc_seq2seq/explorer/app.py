@@ -64,9 +64,9 @@ def build(explorer: Explorer) -> gr.Blocks:
             with gr.Tab("Ask"):
                 _ask_tab(explorer, page)
             if explorer.kind != "scorer":
-                with gr.Tab("Ask about something new"):
+                with gr.Tab("Something new"):
                     _new_tab(explorer)
-            with gr.Tab("Ask many"):
+            with gr.Tab("Many"):
                 _queries_tab(explorer)
         _programs(explorer)
     page.queue(max_size=WAITING, default_concurrency_limit=4)
@@ -133,21 +133,24 @@ called and what is known of it. It is forgotten after the answer; nothing is tra
 </section>""")
     fact = explorer.example(1)
     with gr.Row():
-        name = gr.Textbox(label="Name", max_lines=1, max_length=MAX_TEXT, min_width=220)
+        name = gr.Textbox(label="Name", info="no entity of the graph may be called so",
+                          max_lines=1, max_length=MAX_TEXT, elem_id="new-name", min_width=220)
         relation = gr.Dropdown(explorer.relations, value=fact.relation, label="Relation",
                                info="what is asked", min_width=220)
         direction = gr.Radio([("it → ?", "tail"), ("? → it", "head")], value="tail",
-                             label="Asked for", min_width=220)
+                             label="Asked for", info="which end is missing", min_width=220)
     with gr.Row():
         facts = gr.Textbox(label="Facts", lines=4, max_length=MAX_DESCRIPTION, min_width=260,
-                           info="a line each: relation | other end",
-                           placeholder=f"{fact.relation} | …")
+                           info="a line each: relation | other end", elem_id="new-facts",
+                           placeholder=_fact_line(explorer))
         caption = gr.Textbox(label="Caption", lines=4, max_length=MAX_DESCRIPTION, min_width=260,
-                             info="what its image shows, or give the image")
-        image = gr.File(label="Image", file_types=["image"], type="binary", height=160)
+                             info="what its image shows, or give the image",
+                             elem_id="new-caption")
+        image = gr.File(label="Image", file_types=["image"], type="binary", height=160,
+                        elem_id="new-image")
         _refuse_links(image)
-    ask = gr.Button("Ask", variant="primary")
-    answers, reasons = gr.HTML(), gr.HTML()
+    ask = gr.Button("Ask", variant="primary", elem_id="new-ask")
+    answers, reasons = gr.HTML(elem_id="new-answers"), gr.HTML(elem_id="new-reasons")
 
     def tell(name: str, relation: str | None, direction: Direction, facts: str, caption: str,
              image: bytes | None) -> tuple[str, str]:
@@ -159,9 +162,16 @@ called and what is known of it. It is forgotten after the answer; nothing is tra
         return (answers_html(asked, told.name, "", explorer.pictures, why=False),
                 reasons_html(why))
 
-    ask.click(_sentences(tell), [name, relation, direction, facts, caption, image],
-              [answers, reasons], api_visibility="private", concurrency_id=_MODEL,
-              concurrency_limit=1)
+    gr.on([ask.click, name.submit], _sentences(tell),
+          [name, relation, direction, facts, caption, image], [answers, reasons],
+          api_visibility="private", concurrency_id=_MODEL, concurrency_limit=1)
+
+
+def _fact_line(explorer: Explorer) -> str:
+    """A fact as a person may tell one."""
+    graph = explorer.graph
+    _, relation, tail = graph.train[0].tolist()
+    return f"{graph.relation_names[relation]} | {graph.entity_names[tail]}"
 
 
 def _fact(line: str) -> tuple[str, str]:

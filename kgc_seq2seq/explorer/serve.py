@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from caption_cache.errors import InputError
 
 LOOPBACK = "127.0.0.1"
-MAX_UPLOAD = "1mb"
-"""Of a file."""
+MAX_UPLOAD = "10mb"
+"""Of a file: a photograph from a phone is let in."""
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
           "base-uri 'self'; frame-ancestors 'self'; form-action 'self'")
 """A browser then asks nothing of any other host, whatever a page says."""
@@ -48,15 +48,18 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
         from kgc_seq2seq.explorer.explorer import Explorer
 
         page = build(Explorer(run))
-        fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
+        theme = gr.themes.Base(
+            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+            primary_hue="blue",
+        ).set(  # Gradio's own hints are too faint to read
+            body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
         try:
             _, url, _ = page.launch(
                 server_name=LOOPBACK, server_port=port, inbrowser=browser, share=False,
                 prevent_thread_lock=True, quiet=True, show_error=False, ssr_mode=False,
                 pwa=False, enable_monitoring=False, run_history=False, mcp_server=False,
                 max_file_size=MAX_UPLOAD, allowed_paths=[], footer_links=["api", "settings"],
-                theme=gr.themes.Base(font=fonts[0], font_mono=fonts[1], primary_hue="blue"),
-                css_paths=Path(__file__).with_name("style.css"),
+                theme=theme, css_paths=Path(__file__).with_name("style.css"),
                 app_kwargs={"middleware": [
                     # Another name for this machine would come from a foreign page.
                     Middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"]),

@@ -30,6 +30,13 @@ class TokenTable:
         flat = np.fromiter((token for row in ids for token in row), np.int32, lengths.sum())
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
+    @classmethod
+    def joined(cls, tables: Sequence[TokenTable]) -> TokenTable:
+        """The texts of several tables, one table after the other."""
+        lengths = np.concatenate([table.lengths for table in tables])
+        return cls(np.concatenate([table.tokens for table in tables]),
+                   np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
     @cached_property
     def lengths(self) -> Longs:
         """Tokens in each text, int64 [S]."""
@@ -39,11 +46,6 @@ class TokenTable:
         """Some of the texts, int64 [B], as a table of their own."""
         ends = np.cumsum(self.lengths[texts])
         return TokenTable(self.spell(texts, ends), np.append(0, ends))
-
-    def and_then(self, more: TokenTable) -> TokenTable:
-        """These texts, and behind them others."""
-        return TokenTable(np.concatenate([self.tokens, more.tokens]),
-                          np.append(self.offsets, self.offsets[-1] + more.offsets[1:]))
 
     def spell(self, texts: Longs, ends: Longs) -> Ints:
         """Replace each text by its tokens.

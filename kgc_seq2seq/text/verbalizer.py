@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from kgc_seq2seq.training.batches import Examples
 
 _GROUP = {"head": "entity", "tail": "entity", "plain": "relation"}
 """Which texts a slot takes, where it is not called as they are."""
+_OF_ENTITIES = ("entity", "caption", "description")
+"""Texts of which each entity has one."""
 _AT_ONCE = 4096
 Texts = Mapping[tuple[str, str], str]
 
@@ -75,6 +77,7 @@ class Verbalizer:
         self, graph: KnowledgeGraph, captions: Mapping[str, str],
         tokenizer: PreTrainedTokenizerBase, config: InputConfig, seed: int,
         pair_captions: Texts | None = None, relation_captions: Texts | None = None,
+        smaller: Verbalizer | None = None,
     ) -> None:
         """Tokenize every text of the graph once.
 
@@ -87,6 +90,8 @@ class Verbalizer:
             pair_captions: Text by (entity id, neighbour id), which is read after a fact about
                 the two; as `caption_cache.captions.read_link_captions` gives them.
             relation_captions: Likewise by (entity id, relation id), read where it is asked for.
+            smaller: The same of the graph without its last entities: what that has tokenized is
+                taken from there.
 
         Raises:
             InputError: Two names have the same tokens, or a name has tokens the vocabulary lacks.
@@ -120,10 +125,15 @@ class Verbalizer:
             "relation_caption": question_texts,
             "literal": ["", *literals],
         }
-        self._table = TokenTable.build(
-            tokenizer, [text for group in texts.values() for text in group])
+        tables = []
+        for name, group in texts.items():
+            known = (smaller._texts(name) if smaller and name in _OF_ENTITIES else
+                     TokenTable.build(tokenizer, ()))
+            tables += [known, TokenTable.build(tokenizer, group[len(known.lengths) :])]
+        self._table = TokenTable.joined(tables)
         starts = accumulate(map(len, texts.values()), initial=0)
-        self._first = dict(zip(texts, starts, strict=False))
+        self._spans = dict(zip(texts, pairwise(starts), strict=True))
+        self._first = {name: start for name, (start, _) in self._spans.items()}
         self._nothing = self._first["literal"]
         self._literals = {text: self._nothing + place
                           for place, text in enumerate(literals, start=1)}
@@ -137,7 +147,11 @@ class Verbalizer:
             captions: Of entities that are new.
         """
         return Verbalizer(graph, {**self._captions, **captions}, self.tokenizer, self.config,
-                          self._seed, *self._links)
+                          self._seed, *self._links, smaller=self)
+
+    def _texts(self, group: str) -> TokenTable:
+        """The tokens of the texts of one group."""
+        return self._table.part(np.arange(*self._spans[group]))
 
     def names(self) -> tuple[Ints, Longs]:
         """Every entity's name ended by EOS: tokens int32 [T] and offsets int64 [N + 1]."""
@@ -178,7 +192,7 @@ class Verbalizer:
             lots = mix(self._seed, epoch, 3, *queries.T)
             chosen = lots < np.uint64(denoising * 2**64)
             inputs, spans = corrupt(inputs, chosen, lots, sentinels(self.tokenizer))
-            targets = targets.part(written).and_then(spans)
+            targets = TokenTable.joined([targets.part(written), spans])
             written = np.arange(len(queries)) + len(queries) * chosen
 
         def batch(rows: Longs, step: int) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from caption_cache.progress import CONSOLE
 
@@ -26,6 +25,8 @@ class TrainingLog:
             start: Steps already done; what an earlier process noted beyond them is dropped.
             unit: What the speed counts, in the plural.
         """
+        from torch.utils.tensorboard import SummaryWriter  # slow to import; only training needs it
+
         path = run / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
         path.write_text("".join(kept))
