@@ -44,6 +44,7 @@ from kgc_seq2seq.text.verbalizer import Verbalizer
 
 VOCABULARY, EOS = 32_128, 1
 BEAM = 10
+PARTS = ("step", "beam", "build", "answers")
 
 
 def main() -> None:
@@ -51,12 +52,15 @@ def main() -> None:
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="a trained run")
     parser.add_argument("--dataset", type=Path, metavar="FOLDER",
                         help="constrain to the names of this data set")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure")
     parser.add_argument("--queries", type=int, default=1000, metavar="N",
                         help="test queries of the run to answer, at most")
     parser.add_argument("--names", type=int, nargs="*", metavar="N",
                         help="sizes of catalogues to build; by default 1 and 5 million")
     options = parser.parse_args()
-    quick = options.quick
+    quick, parts = options.quick, options.parts.split(",")
+    if set(parts) - set(PARTS):
+        parser.error(f"--parts takes some of {', '.join(PARTS)}, with commas between")
     repeats = 3 if quick else 9
     names = real_names(options.dataset) if options.dataset else zipf_names(15_000, seed=0)
     trie = EntityTrie.build(*names)
@@ -64,7 +68,7 @@ def main() -> None:
                               "dataset": options.dataset and options.dataset.name}
     ratios: dict[str, float] = {}
     result["constraint_step"] = [step(names, trie, rows, repeats) for rows in (
-        (160, 640) if quick else (160, 640, 2560))]
+        (160, 640) if quick else (160, 640, 2560))] if "step" in parts else []
     for entry in result["constraint_step"]:
         rows = entry["rows"]
         for name in ("own_beam", "logits_processor", "logits_processor_in_place"):
@@ -72,21 +76,23 @@ def main() -> None:
                 entry["callback_ms"] / entry[f"{name}_ms"])
         ratios[f"logits processor to writing the mask, {rows} rows"] = (
             entry["logits_processor_ms"] / entry["write_mask_ms"])
-    result["beam"] = whole_beam(trie, quick=quick)
-    ratios["unconstrained beam of transformers to our constrained beam, T5-small"] = (
-        result["beam"]["transformers_unconstrained_s"] / result["beam"]["ours_s"])
-    sizes = options.names or ([200_000] if quick else [1_000_000, 5_000_000])
-    result["nested_dict"] = alone(build_both, 50_000 if quick else 500_000)
-    for name in ("seconds", "mb"):
-        ratios[f"nested dict to trie, {name}"] = (
-            result["nested_dict"]["dict"][name] / result["nested_dict"]["trie"][name])
-    with TemporaryDirectory() as folder:
-        result["build"] = [alone(build, drawn(Path(folder), count)) for count in sizes]
-        result["large"] = alone(large, drawn(Path(folder), sizes[-1]), quick)
-    for entry in result["build"]:
-        ratios[f"building to lexsort alone, {entry['names']} names"] = (
-            entry["build_s"] / entry["lexsort_s"])
-    if options.run:
+    if "beam" in parts:
+        result["beam"] = whole_beam(trie, quick=quick)
+        ratios["unconstrained beam of transformers to our constrained beam, T5-small"] = (
+            result["beam"]["transformers_unconstrained_s"] / result["beam"]["ours_s"])
+    if "build" in parts:
+        sizes = options.names or ([200_000] if quick else [1_000_000, 5_000_000])
+        result["nested_dict"] = alone(build_both, 50_000 if quick else 500_000)
+        for name in ("seconds", "mb"):
+            ratios[f"nested dict to trie, {name}"] = (
+                result["nested_dict"]["dict"][name] / result["nested_dict"]["trie"][name])
+        with TemporaryDirectory() as folder:
+            result["build"] = [alone(build, drawn(Path(folder), count)) for count in sizes]
+            result["large"] = alone(large, drawn(Path(folder), sizes[-1]), quick)
+        for entry in result["build"]:
+            ratios[f"building to lexsort alone, {entry['names']} names"] = (
+                entry["build_s"] / entry["lexsort_s"])
+    if options.run and "answers" in parts:
         result["answers"] = answers(options.run, min(options.queries, 40) if quick
                                     else options.queries)
         everything = result["answers"]["brute_force"]

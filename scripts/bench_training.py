@@ -90,9 +90,11 @@ Side = Callable[[int], Clock]
 def main() -> None:
     parser = bench_parser("training", __doc__)
     parser.add_argument("--repeats", type=int, default=5, help="windows of each side")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS),
+                        help="which sizes to train")
     options = parser.parse_args()
     repeats = 3 if options.quick else options.repeats
-    chosen = dict(list(MODELS.items())[:1]) if options.quick else MODELS
+    chosen = {name: MODELS[name] for name in options.models[: 1 if options.quick else None]}
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     results, ratios = {}, {}
