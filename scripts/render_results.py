@@ -85,7 +85,7 @@ def plot(name: str) -> None:
     counts = {relation: values["count"] for relation, values in
               best["fusion"][1]["by_relation"].items()}
     shown = sorted(counts, key=lambda relation: counts[relation])[-SHOWN:]
-    figure = Figure(figsize=(10, 0.35 * len(shown) + 1.5), layout="constrained")
+    figure = Figure(figsize=(10, 0.35 * len(shown) + 2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for kind, marker in zip(best, "so^", strict=True):
         system, row = best[kind]
@@ -101,10 +101,11 @@ def plot(name: str) -> None:
         right.barh([place + 0.8 * (number / len(parts) - 0.5) for place in range(len(shown))],
                    [(values[relation]["tail"] + values[relation]["head"]) / 2
                     for relation in shown], 0.8 / len(parts), align="edge", label=part)
-    right.set_xlabel("λ, mean of both directions; the generator's is 1")
+    right.set_xlabel("λ, mean of both directions\n(the generator's is 1)")
     for axis in (left, right):
         axis.grid(axis="x", alpha=0.3)
-        axis.legend(fontsize="small", loc="lower right")
+        axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2,
+                    frameon=False)
     figure.savefig(RESULTS / f"reproduce-{name}-relations.svg")
 
 
