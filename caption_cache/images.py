@@ -123,6 +123,21 @@ def find_images(dataset: Path, entities: Table) -> list[ImageFile]:
     return found
 
 
+def paths_by_entity(dataset: Path) -> dict[str, list[str]]:
+    """The paths of the images of each entity that has any, by its id; as `find_images` sorts them.
+
+    Empty where the data set comes without images.
+
+    Raises:
+        InputError: As `find_images`.
+    """
+    paths: dict[str, list[str]] = {}
+    if has_images(dataset):
+        for image in find_images(dataset, read_entities(dataset)):
+            paths.setdefault(image.entity, []).append(image.path)
+    return paths
+
+
 def _in_folders(dataset: Path, known: dict[str, int]) -> Iterator[ImageFile]:
     top = dataset / "images"
     folders = _visible(top) if top.is_dir() else []
@@ -237,6 +252,14 @@ def decode(data: bytes) -> Image.Image:
     except Exception:
         # Damaged bytes make the decoders raise nearly anything (OSError, SyntaxError, …).
         raise ImageError(Flaw.DAMAGED) from None
+
+
+def open_or_none(root: Path, path: str) -> Image.Image | None:
+    """As `decode` of `read_bytes`; None where that fails: the audit and the captioning say why."""
+    try:
+        return decode(read_bytes(root, path))
+    except ImageError:
+        return None
 
 
 @cache

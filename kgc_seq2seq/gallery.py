@@ -10,14 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
-from caption_cache.images import (
-    ImageError,
-    decode,
-    find_images,
-    has_images,
-    read_bytes,
-    read_entities,
-)
+from caption_cache.images import open_or_none, paths_by_entity
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.evaluation.compare import Measured, compare, read_measured
 from kgc_seq2seq.evaluation.frequency import frequency_ranks
@@ -53,7 +46,7 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
     completer = Completer(opened)
     graph, dataset = completer.graph, opened.dataset
     gallery = Gallery(completer, ranks_of(measured.table).realistic, dataset.resolve(),
-                      _pictures(dataset), opened.captions)
+                      paths_by_entity(dataset), opened.captions)
     calibration = run / "results" / "test-calibration.json"
     path = run / "report.html"
     write_report(path, Report(
@@ -82,15 +75,6 @@ def _by_frequency(graph: KnowledgeGraph, measured: Measured) -> Measured:
         "protocol": {**measured.result["protocol"], "system": "frequency"}}, table)
 
 
-def _pictures(dataset: Path) -> dict[str, str]:
-    """The path of the first image of each entity that has one, by its id."""
-    pictures: dict[str, str] = {}
-    if has_images(dataset):
-        for image in find_images(dataset, read_entities(dataset)):
-            pictures.setdefault(image.entity, image.path)
-    return pictures
-
-
 @dataclass(frozen=True)
 class Gallery:
     """Test queries to be looked at; they are numbered, tail queries first."""
@@ -101,8 +85,8 @@ class Gallery:
     """The rank of each right answer, [2n]."""
     dataset: Path
     """The data-set folder, resolved."""
-    pictures: Mapping[str, str]
-    """The path of an image by entity id."""
+    pictures: Mapping[str, Sequence[str]]
+    """The paths of images by entity id, of the entities that have any."""
     captions: Mapping[str, str]
     """By entity id."""
 
@@ -150,12 +134,8 @@ class Gallery:
                 gold=graph.entity_names[gold], rank=float(self.ranks[number]))
 
     def _image(self, entity: str) -> Image | None:
-        if entity not in self.pictures:
-            return None
-        try:
-            return decode(read_bytes(self.dataset, self.pictures[entity]))
-        except ImageError:  # the audit names it; here it is as if there were none
-            return None
+        paths = self.pictures.get(entity)
+        return open_or_none(self.dataset, paths[0]) if paths else None
 
 
 def _first_of_each(groups: Ints, count: int) -> Longs:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from caption_cache.images import (
-    ImageError,
-    decode,
-    find_images,
-    has_images,
-    read_bytes,
-    read_entities,
-)
+from caption_cache.images import open_or_none, paths_by_entity
 
 SIDE = 240
 """Width and height of a small copy are at most so many pixels."""
@@ -38,10 +30,7 @@ class Pictures:
             InputError: As `find_images`.
         """
         self.captions = captions
-        self._paths: dict[str, list[str]] = defaultdict(list)
-        if has_images(dataset):
-            for image in find_images(dataset, read_entities(dataset)):
-                self._paths[image.entity].append(image.path)
+        self._paths = paths_by_entity(dataset)
         root = dataset.resolve()
         self._small = lru_cache(KEPT)(lambda path: _small(root, path))
 
@@ -55,9 +44,8 @@ class Pictures:
 
 
 def _small(root: Path, path: str) -> str | None:
-    try:
-        image = decode(read_bytes(root, path))
-    except ImageError:  # the audit and the caption cache say why
+    image = open_or_none(root, path)
+    if image is None:
         return None
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -21,7 +21,7 @@ from torch import Tensor
 from caption_cache.captions import read_captions
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
-from caption_cache.images import ImageError, decode, read_bytes, read_entities
+from caption_cache.images import open_or_none, read_entities
 from caption_cache.prefetch import prefetch
 from caption_cache.progress import progress_bar
 from kgc_seq2seq.scorers.features.generated import images_to_read, read_generated_texts
@@ -133,7 +133,7 @@ def make_image_vectors(
 
     def encode(blocks: Sequence[Sequence[int]]) -> Iterator[Vectors]:
         wanted = [path for rows in blocks for row in rows for path in images[ids[row]]]
-        opened = prefetch(lambda path: _open(root, path), wanted, 2 * encoder.batch_size)
+        opened = prefetch(lambda path: open_or_none(root, path), wanted, 2 * encoder.batch_size)
         with closing(opened):
             for rows in blocks:
                 owners = [place for place, row in enumerate(rows) for _ in images[ids[row]]]
@@ -160,18 +160,11 @@ def _pooled(
     return Vectors(total / number.clamp(min=1)[:, None], number > 0)
 
 
-def _open(root: Path, path: str) -> Image.Image | None:
-    try:
-        return decode(read_bytes(root, path))
-    except ImageError:
-        return None
-
-
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except OSError:
-        return 0, 0  # a broken link: `_open` passes it over
+        return 0, 0  # a broken link: `open_or_none` passes it over
     return found.st_size, found.st_mtime_ns
 
 
