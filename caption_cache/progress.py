@@ -27,7 +27,9 @@ def progress_bar(*, visible: bool, transient: bool = False) -> Progress:
     """A bar on standard error with count, rate and remaining time; a transient one vanishes."""
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
                     TextColumn("ETA"), TimeRemainingColumn(), console=CONSOLE,
-                    disable=not visible, transient=transient)
+                    # In a file, a bar that vanishes would leave empty lines.
+                    disable=not visible or (transient and not CONSOLE.is_terminal),
+                    transient=transient)
 
 
 def tracked(items: Sequence[Item], what: str, *, visible: bool = True) -> Iterator[Item]:
