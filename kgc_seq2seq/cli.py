@@ -418,17 +418,13 @@ def _answers_text(query: Query, found: Sequence[Prediction]) -> str:
 
 
 def _metrics_text(result: dict[str, Any]) -> str:
+    from kgc_seq2seq.evaluate import number_text
+
     names = list(result["both"])
-    rows = [[side, *map(_number, result[side].values())] for side in ("tail", "head", "both")]
+    rows = [[side, *map(number_text, result[side].values())] for side in ("tail", "head", "both")]
     rows.insert(0, ["", *(name.replace("_", " ") for name in names)])
     width = max(len(cell) for row in rows for cell in row) + 2
     return "\n".join("".join(f"{cell:>{width}}" for cell in row) for row in rows)
-
-
-def _number(value: int | float | dict[str, float]) -> str:
-    if isinstance(value, dict):
-        return f"{value['low']:.4f}–{value['high']:.4f}"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -82,19 +82,27 @@ def evaluate_split(
     """
     graph = system.graph
     ranks = system.rank(graph.split(split), accelerator, ranker)
-    name, how = split, dict[str, Any]()
-    if ranker is not None:
-        kind = "certified" if isinstance(ranker, CertifiedRanks) else "sampled"
-        name = f"{split}-{kind}"
-        how = {"ranks": kind, **asdict(ranker)}
-    return record(run, name, graph, split, ranks, accelerator, how)
+    how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
+    return record(run, result_name(split, ranker), graph, split, ranks, accelerator, how)
+
+
+def result_name(split: str, ranker: CertifiedRanks | SampledRanks | None) -> str:
+    """What a result is called in the folder ``results``, without its extension."""
+    return split if ranker is None else f"{split}-{ranker.kind}"
 
 
 def test_answer(run: Path, result: Mapping[str, Any]) -> Answer:
     """The result of a run on test, as a command answers with it."""
-    both, tail, head = (result[side]["mrr"] for side in ("both", "tail", "head"))
-    return Answer(result, f"Test: filtered MRR {both:.4f} (tail {tail:.4f}, head {head:.4f}), "
-                          f"Hits@10 {result['both']['hits@10']:.4f}; the run is in {run}.")
+    both, tail, head = (number_text(result[side]["mrr"]) for side in ("both", "tail", "head"))
+    return Answer(result, f"Test: filtered MRR {both} (tail {tail}, head {head}), "
+                          f"Hits@10 {number_text(result['both']['hits@10'])}; the run is in {run}.")
+
+
+def number_text(metric: int | float | Mapping[str, float]) -> str:
+    """A metric as people read it: a count, four digits, or both ends of an interval."""
+    if isinstance(metric, Mapping):
+        return f"{metric['low']:.4f}–{metric['high']:.4f}"
+    return str(metric) if isinstance(metric, int) else f"{metric:.4f}"
 
 
 def record(

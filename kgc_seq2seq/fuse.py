@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from caption_cache.errors import InputError
 from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import evaluate_run, test_answer
-from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -54,6 +54,9 @@ class FuseConfig:
     """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`)."""
     depth: int = 10
     """How many of the generator's answers are put into order; only with rerank."""
+    ranks: Literal["exact", "certified"] = "exact"
+    """How valid and test are ranked at the end: exactly, or within brackets that hold every
+    reciprocal rank to 0.002, which is cheaper in a large catalogue; only with fused."""
 
     def __post_init__(self) -> None:
         if self.shrinkage is not None and not 0 <= self.shrinkage < np.inf:
@@ -63,6 +66,9 @@ class FuseConfig:
         for name in ("candidates", "depth"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}; give 1 or more.")
+        if self.ranks == "certified" and self.method != "fused":
+            raise InputError(f"--method {self.method} has only exact ranks; leave out --ranks "
+                             "certified, or choose --method fused.")
 
 
 def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
@@ -105,8 +111,9 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
     write_result(out / "training.json", {
         "system": " + ".join(["generator", *(voice.label for voice in voices)]),
         "method": config.method, "parts": [asdict(part) for part in parts], **about})
-    evaluate_run(out, "valid")
-    return test_answer(out, evaluate_run(out, "test"))
+    ranker = ranker_of(config.ranks)
+    evaluate_run(out, "valid", ranker)
+    return test_answer(out, evaluate_run(out, "test", ranker))
 
 
 def _open_folder(out: Path) -> None:

@@ -26,9 +26,9 @@ from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_con
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
-from kgc_seq2seq.evaluate import evaluate_split, test_answer
-from kgc_seq2seq.evaluation.ranking import rank_triples
-from kgc_seq2seq.evaluation.ranks import metrics
+from kgc_seq2seq.evaluate import evaluate_split, result_name, test_answer
+from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples, ranker_of
+from kgc_seq2seq.evaluation.ranks import metrics, middle
 from kgc_seq2seq.evaluation.results import read_result, write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
@@ -60,6 +60,14 @@ def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
     add_training_options(parser)
     config, options = parse_config(parser, arguments, RunConfig)
     return run_training(config, restart=options.restart), options.json
+
+
+def _selection(count: int, of: int, ranker: CertifiedRanks | None) -> dict[str, str]:
+    """What the best state was chosen by, where it was not all of valid, exactly."""
+    if count == of and ranker is None:
+        return {}
+    how = "" if ranker is None else ", the middle of its certified bracket,"
+    return {"selected_on": f"filtered MRR{how} on {count} facts of valid"}
 
 
 def add_training_options(parser: ArgumentParser) -> None:
@@ -110,9 +118,11 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     facts = graph.valid if some is None else np.random.default_rng(config.seed).permutation(
         graph.valid)[:some]
 
+    ranker = ranker_of(config.training.ranks)
+
     def validate() -> float:
-        ranks = rank_triples(search, verbalizer, facts, accelerator)
-        return float(metrics(ranks)["mrr"])
+        return middle(metrics(rank_triples(search, verbalizer, facts, accelerator,
+                                           ranker))["mrr"])
 
     task = Seq2Seq(model, len(queries),
                    lambda examples, epoch: verbalizer.examples(
@@ -122,14 +132,13 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours,
         "captions": any(map(config.input.reads, config.input.caption_scopes)),
-        **({} if len(facts) == len(graph.valid) else
-           {"selected_on": f"filtered MRR on {len(facts)} facts of valid"})})
+        **_selection(len(facts), len(graph.valid), ranker)})
     if stopped is not None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
     return conclude(run, accelerator,
                     lambda split: evaluate_split(run, split, Generator(verbalizer, best),
-                                                 accelerator))
+                                                 accelerator, ranker), ranker)
 
 
 def begin(
@@ -206,7 +215,8 @@ def train_task(
 
 
 def conclude(
-    run: Path, accelerator: Accelerator, evaluate: Callable[[str], object]
+    run: Path, accelerator: Accelerator, evaluate: Callable[[str], object],
+    ranker: CertifiedRanks | None = None,
 ) -> Answer | None:
     """Evaluate on valid and on test, once each.
 
@@ -214,16 +224,18 @@ def conclude(
         run: The run folder.
         accelerator: All its processes must call this.
         evaluate: Writes the result of a split into the run folder.
+        ranker: How it ranks; None: exactly.
 
     Returns:
         The result on test; None on all processes but the first.
     """
     for split in ("valid", "test"):
-        if not (run / "results" / f"{split}.json").exists():  # test is looked at once
+        path = run / "results" / f"{result_name(split, ranker)}.json"
+        if not path.exists():  # test is looked at once
             evaluate(split)
     if not accelerator.is_main_process:
         return None
-    return test_answer(run, read_result(run / "results" / "test.json"))
+    return test_answer(run, read_result(path))
 
 
 def open_dataset(name: str, run: Path, accelerator: Accelerator, *, captions: bool) -> Path:

@@ -56,7 +56,7 @@ from kgc_seq2seq.training.model import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORERS = ("distmult", "complex", "rotate", "lbmkgc", "mocme")
-RIVALS = ("kgt5", "kgt5-context")
+RIVALS = ("names-only", "kgt5", "kgt5-context", "mmkg-t5")
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 QUICK_FACTS, QUICK_STEPS = 15, 30
 GENERATOR, ALL = "generator", "all"

@@ -51,7 +51,8 @@ def section(name: str, published: Mapping[str, Any]) -> str:
     for system, row in sorted(document["rows"].items(),
                               key=lambda item: -item[1]["both"]["mrr"]["mean"]):
         seeds = len(row["seeds"])
-        lines.append(f"| {system}{'' if seeds > 1 else ', one seed'} | "
+        within = f" (MRR ± {100 * row['mrr_within']:.2f})" if row.get("mrr_within") else ""
+        lines.append(f"| {system}{within}{'' if seeds > 1 else ', one seed'} | "
                      + " | ".join(_percent(cell, seeds) for cell in cells(row))
                      + f" | {row['seconds']['mean'] / 60:.0f} |")
     notes = []

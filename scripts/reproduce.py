@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 from bench_common import machine, spread
 
+from kgc_seq2seq.evaluation.ranks import middle
 from kgc_seq2seq.graph.folder import read_graph
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +103,8 @@ class Runner:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make what is missing; gives the exit code: 0 done, 3 stopped by the time."""
     options = _options(arguments)
-    plan = read_plan(options.plan or ROOT / "configs" / "reproduce" / f"{options.scale}.yaml")
+    plan = read_plan(options.plan or ROOT / "configs" / "reproduce" / f"{options.scale}.yaml",
+                     options.name)
     rows = options.rows.split(";") if options.rows else list(plan["rows"])
     if unknown := [row for row in rows if row not in plan["rows"]]:
         raise SystemExit(f"There is no row {unknown[0]!r}; there are: {', '.join(plan['rows'])}.")
@@ -147,13 +149,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def read_plan(path: Path) -> dict[str, Any]:
-    """A plan, every row's configuration merged into that of the row it is ``like``."""
+def read_plan(path: Path, benchmark: str) -> dict[str, Any]:
+    """A plan of a benchmark.
+
+    Every row's configuration is merged into that of the row it is ``like``, and what a row has
+    ``for`` the benchmark into both.
+    """
     plan: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     rows: dict[str, Any] = {}
     for name, row in plan["rows"].items():
         model = rows[row["like"]] if "like" in row else {}
         rows[name] = _merged(model, {key: value for key, value in row.items() if key != "like"})
+    for row in rows.values():
+        if own := row.pop("for", {}).get(benchmark):
+            row["config"] = _merged(row["config"], own)
     return {**plan, "rows": rows}
 
 
@@ -200,7 +209,7 @@ def make_row(
 ) -> Path:
     """The run of a row and a seed, made where it is missing, with what it is fused of."""
     out = run_folder(work, name, seed)
-    if (out / "results" / "test.json").is_file():
+    if _result(out, "test"):
         return out
     row = rows[name]
     if "fuse" in row:
@@ -234,14 +243,20 @@ def run_folder(work: Path, row: str, seed: int) -> Path:
     return work / "runs" / plain.strip("-") / f"seed-{seed}"
 
 
+def _result(run: Path, split: str) -> Path | None:
+    """The result of a run: exact, or certified where its plan asks for no more."""
+    paths = (run / "results" / f"{name}.json" for name in (split, f"{split}-certified"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def collect(
     options: argparse.Namespace, plan: Mapping[str, Any], work: Path, dataset: Path, results: Path
 ) -> str:
     """Write and give the document with every row that has a result."""
     rows = {}
     for name, row in plan["rows"].items():
-        runs = sorted(path.parent.parent for path in
-                      run_folder(work, name, 0).parent.glob("seed-*/results/test.json"))
+        runs = [path for path in sorted(run_folder(work, name, 0).parent.glob("seed-*/"))
+                if _result(path, "test")]
         if runs:
             rows[name] = {"kind": "fusion" if "fuse" in row else row["with"], **_summary(runs)}
     about = json.loads((dataset / "dataset.json").read_text("utf-8"))
@@ -259,31 +274,38 @@ def collect(
 
 
 def _summary(runs: Sequence[Path]) -> dict[str, Any]:
-    tests = [json.loads((run / "results" / "test.json").read_text("utf-8")) for run in runs]
-    valids = [json.loads((run / "results" / "valid.json").read_text("utf-8")) for run in runs]
+    tests, valids = ([json.loads(path.read_text("utf-8")) for run in runs
+                      if (path := _result(run, split))] for split in ("test", "valid"))
     costs = [json.loads(run.with_suffix(".cost.json").read_text("utf-8")) for run in runs]
     first = tests[0]
-    sides = {side: {metric: spread(test[side][metric] for test in tests)
+    sides = {side: {metric: spread(middle(test[side][metric]) for test in tests)
                     for metric in first[side] if metric != "count"}
              for side in ("both", "tail", "head")}
-    slices = {name: {part: {"mrr": spread(test["slices"][name][part]["both"]["mrr"]
+    slices = {name: {part: {"mrr": spread(middle(test["slices"][name][part]["both"]["mrr"])
                                           for test in tests),
                             "count": values["both"]["count"]} for part, values in parts.items()}
               for name, parts in first["slices"].items()}
-    relations = {relation: {"mrr": spread(test["by_relation"][relation]["both"]["mrr"]
+    relations = {relation: {"mrr": spread(middle(test["by_relation"][relation]["both"]["mrr"])
                                           for test in tests),
                             "count": values["both"]["count"]}
                  for relation, values in first["by_relation"].items()}
     protocol = {key: value for key, value in first["protocol"].items() if key != "seed"}
     return {
         "seeds": [int(run.name.removeprefix("seed-")) for run in runs], **sides,
-        "valid_mrr": spread(valid["both"]["mrr"] for valid in valids),
+        "valid_mrr": spread(middle(valid["both"]["mrr"]) for valid in valids),
+        # Where ranks are certified, figures are middles of brackets; so far the exact MRR may be.
+        "mrr_within": max(half_width(test["both"]["mrr"]) for test in tests),
         "slices": slices, "by_relation": relations,
         "parameters": protocol.get("parameters"),
         "seconds": spread(cost["seconds"] for cost in costs),
         "peak_memory_gib": spread(cost["peak_bytes"] / 2**30 for cost in costs),
         "protocol": protocol,
     }
+
+
+def half_width(metric: float | Mapping[str, float]) -> float:
+    """How far a metric may be from `middle` of it: 0 where ranks are exact."""
+    return (metric["high"] - metric["low"]) / 2 if isinstance(metric, Mapping) else 0.0
 
 
 def table(document: Mapping[str, Any]) -> str:

@@ -398,6 +398,15 @@ def test_a_fusion_is_a_run_like_any_other(
         within = answer(capsys, "evaluate", out, "--ranks", "certified", "--tolerance", "0.1")
         assert within["both"]["mrr"]["low"] <= tested["both"]["mrr"] <= (
             within["both"]["mrr"]["high"])
+        parts = [moved / "generator", moved / "distmult", moved / "lbmkgc"]
+        at_once = answer(capsys, "fuse", *parts, "--out", moved / "other", "--folds", "2",
+                         "--ranks", "certified")
+        assert (at_once["protocol"]["ranks"], at_once["protocol"]["tolerance"]) == (
+            "certified", 0.002)
+        assert at_once["both"]["mrr"]["low"] - 1e-6 <= tested["both"]["mrr"] <= (
+            at_once["both"]["mrr"]["high"] + 1e-6)
+    else:
+        assert "has only exact ranks" in refused(capsys, *command, "--ranks", "certified")
 
 
 def test_the_weights_come_from_valid_alone(

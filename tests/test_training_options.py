@@ -18,6 +18,7 @@ from transformers import T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.evaluation.ranks import middle
 from kgc_seq2seq.evaluation.results import ranks_of, read_ranks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.train import run_training
@@ -61,6 +62,35 @@ def test_a_validation_may_rank_a_part_of_valid(tiny: Path, tmp_path: Path) -> No
     assert said["selected_on"] == "filtered MRR on 1 facts of valid"
     with pytest.raises(InputError, match="validate_facts is 0"):
         config(tiny, run, validate_facts=0)
+
+
+def test_ranks_may_be_certified_from_validation_to_test(tiny: Path, tmp_path: Path) -> None:
+    runs = {kind: tmp_path / kind for kind in ("exact", "certified")}
+    said = {kind: run_training(config(tiny, run, steps=5, ranks=kind))
+            for kind, run in runs.items()}
+    found = {kind: json.loads((runs[kind] / "results" / f"{name}.json").read_text())
+             for kind, name in (("exact", "test"), ("certified", "test-certified"))}
+    for name, value in found["exact"]["both"].items():
+        bracket = found["certified"]["both"][name]
+        if name == "count":
+            assert bracket == value
+        else:
+            assert bracket["low"] - 1e-9 <= value <= bracket["high"] + 1e-9
+            assert middle(bracket) == (bracket["low"] + bracket["high"]) / 2
+    assert middle(found["exact"]["both"]["mrr"]) == found["exact"]["both"]["mrr"]
+    first = said["certified"]
+    assert first is not None
+    mrr = found["certified"]["both"]["mrr"]
+    assert f"filtered MRR {mrr['low']:.4f}–{mrr['high']:.4f} (tail" in first.text
+    facts = json.loads((runs["certified"] / "training.json").read_text())
+    assert facts["selected_on"] == (
+        "filtered MRR, the middle of its certified bracket, on 1 facts of valid")
+    # A run that has ended is not ranked again, in either way.
+    written = (runs["certified"] / "results" / "test-certified.json").stat().st_mtime_ns
+    again = run_training(config(tiny, runs["certified"], steps=5, ranks="certified"))
+    assert again == first
+    assert (runs["certified"] / "results" / "test-certified.json").stat().st_mtime_ns == written
+    assert not (runs["certified"] / "results" / "test.json").exists()
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])

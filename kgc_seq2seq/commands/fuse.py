@@ -28,10 +28,14 @@ def add_fuse(parser: Parser) -> None:
         "fused: in a large catalogue, weights are fitted to each part's N best answers"))
     fuse.add_argument("--depth", type=int, default=10, metavar="K",
                       help="rerank: how many of the generator's answers are ordered")
+    fuse.add_argument("--ranks", choices=["exact", "certified"], default="exact", help=(
+        "fused: how valid and test are ranked; brackets that hold the exact rank are cheaper in "
+        "a large catalogue"))
 
 
 def _fuse(options: Namespace) -> Answer:
     from kgc_seq2seq.fuse import FuseConfig, fuse_runs
 
     return fuse_runs(options.run, options.scorers, options.out, FuseConfig(
-        options.method, options.shrinkage, options.folds, options.candidates, options.depth))
+        options.method, options.shrinkage, options.folds, options.candidates, options.depth,
+        options.ranks))

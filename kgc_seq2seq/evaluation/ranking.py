@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,8 @@ class CertifiedRanks:
     """Decoder positions to spend on each gold, at least; None: no limit."""
     tolerance: float = 0.002
     """A reciprocal rank that is certain within this is left as it is."""
+    kind: ClassVar[str] = "certified"
+    """What results call them."""
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 1:
@@ -128,6 +130,11 @@ class CertifiedRanks:
                         allowed=unknown(search, verbalizer.graph, queries), prior=prior,
                         budget=self.budget, tolerance=self.tolerance)
         return tuple(column.cpu().numpy() for column in (found.better, found.tied, found.open))
+
+
+def ranker_of(kind: Literal["exact", "certified"]) -> CertifiedRanks | None:
+    """How answers are ranked: None is exactly."""
+    return None if kind == "exact" else CertifiedRanks()
 
 
 def _score_gold(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,11 @@ def metrics(ranks: Ranks) -> dict[str, Any]:
     return {name: value if name == "count" else {"low": min(value, worst[name]),
                                                  "high": max(value, worst[name])}
             for name, value in best.items()}
+
+
+def middle(metric: float | Mapping[str, float]) -> float:
+    """A metric of `metrics`; of an interval its middle, which errs by half its width at most."""
+    return (metric["low"] + metric["high"]) / 2 if isinstance(metric, Mapping) else metric
 
 
 def gains(rank: Floats) -> dict[str, Floats]:

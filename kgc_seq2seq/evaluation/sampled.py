@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class SampledRanks:
     ``generate``, which the published code left as it is."""
     seed: int = 0
     """Of the draws."""
+    kind: ClassVar[str] = "sampled"
+    """What results call them."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.top_k < 1:
