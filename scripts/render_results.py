@@ -1,7 +1,9 @@
 """Writes the tables of results into README.md, and draws a plot of each, from ``scripts/results``.
 
 Between ``<!-- results:NAME -->`` and ``<!-- end -->`` stands what this script wrote; with
-``--check`` it only says whether that is current. ``reproduce-NAME-relations.svg`` shows, for the
+``--check`` it only says whether that is current. NAME is a benchmark and a scale, as in
+``reproduce-NAME.json``, or ``nations``, the table of every system on the nations graph and on the
+subset of MKG-W. ``reproduce-NAME-relations.svg`` shows, for the
 relations with the most test facts, the MRR of the best generator, the best scorer and the best
 fusion of both, and the weight that the fusion gives to each scorer.
 """
@@ -23,6 +25,32 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
 KINDS = {"train": "generator", "train_scorer": "scorer", "fusion": "fusion"}
 SHOWN = 12
+SUBSET = "MKG-W-subset"
+SYSTEMS = {
+    "all fused": ("fused, all", "generator + all scorers"),
+    "generator + ComplEx-N3": ("generator + nations-complex", "generator + ComplEx-N3"),
+    "generator + DistMult": ("generator + nations-distmult", "generator + DistMult"),
+    "generator + RotatE": ("generator + nations-rotate", "generator + RotatE"),
+    "generator + LBMKGC": ("generator + nations-lbmkgc", "generator + LBMKGC"),
+    "generator + MoCME": ("generator + nations-mocme", "generator + MoCME"),
+    "all, ensemble": ("ensemble, all", "all, ensemble"),
+    "all, reranked": ("rerank, all", "all, reranked"),
+    "ComplEx-N3": ("nations-complex", "ComplEx-N3"),
+    "DistMult": ("nations-distmult", "DistMult"),
+    "RotatE": ("nations-rotate", "RotatE"),
+    "LBMKGC": ("nations-lbmkgc", "LBMKGC, text"),
+    "MoCME (our reconstruction)": ("nations-mocme", "MoCME (our reconstruction), text"),
+    "generator: names, neighbours, captions": ("generator", "generator, captions"),
+    "generator without captions": ("nations-names-only", "generator, names only"),
+    "KGT5": ("nations-kgt5", "KGT5"),
+    "KGT5-context": ("nations-kgt5-context", "KGT5-context"),
+    "MMKG-T5": ("nations-mmkg-t5", "MMKG-T5, captions"),
+}
+"""What each system is called in `RESULTS` on nations, and on the subset of MKG-W, where scorers
+read texts and no images."""
+ELSEWHERE = {"DistMult (PyKEEN)": "DistMult", "ComplEx (PyKEEN)": "ComplEx",
+             "RotatE (PyKEEN)": "RotatE", "frequency of the answer": "frequency"}
+"""And in the document of ``scripts/bench_nations.py``."""
 MARK = re.compile(r"(<!-- results:(?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -39,19 +67,22 @@ def main() -> int:
         return int(new != text)
     options.readme.write_text(new, "utf-8")
     for found in MARK.finditer(text):
-        plot(found["name"])
+        plot(SUBSET if found["name"] == "nations" else found["name"])
     return 0
 
 
 def section(name: str, published: Mapping[str, Any]) -> str:
     """The table of ``scripts/results/reproduce-NAME.json``, published figures below our own."""
+    if name == "nations":
+        return nations_section()
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
     lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head | minutes |",
              "|---|---|---|---|---|---|---|---|"]
     for system, row in sorted(document["rows"].items(),
                               key=lambda item: -item[1]["both"]["mrr"]["mean"]):
         seeds = len(row["seeds"])
-        within = f" (MRR ± {100 * row['mrr_within']:.2f})" if row.get("mrr_within") else ""
+        within = (f", certified to {100 * row['mrr_within']:.2f}" if row.get("mrr_within")
+                  else "")
         lines.append(f"| {system}{within}{'' if seeds > 1 else ', one seed'} | "
                      + " | ".join(_percent(cell, seeds) for cell in cells(row))
                      + f" | {row['seconds']['mean'] / 60:.0f} |")
@@ -71,6 +102,29 @@ def section(name: str, published: Mapping[str, Any]) -> str:
         lines.append(f"| *{system}, as published ({entry['source']})*{mark} | {figures} | | | |")
     lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def nations_section() -> str:
+    """One table of every system, on the nations graph and on the subset of MKG-W."""
+    nations, other, subset = (json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+                               for name in ("fusion-nations", "nations", f"reproduce-{SUBSET}"))
+
+    def row(name: str, figures: Mapping[str, Any], others: Mapping[str, Any] | None) -> str:
+        cells = [_percent(figures[column], len(figures[column]["values"])) for column in (
+            "both_mrr", "tail_mrr", "head_mrr", "both_hits@10")]
+        cells += ["–"] * 2 if others is None else [
+            _percent(others["both"][metric], len(others["seeds"])) for metric in (
+                "mrr", "hits@10")]
+        return f"| {' | '.join([name, *cells])} |"
+
+    rows = [(nations["systems"][here], name, subset["rows"].get(there))
+            for name, (here, there) in SYSTEMS.items()]
+    rows += [(other["systems"][here]["test"], name, None) for name, here in ELSEWHERE.items()]
+    rows.sort(key=lambda item: -float(item[0]["both_mrr"]["mean"]))
+    return "\n".join([
+        "| system | MRR | MRR, tail | MRR, head | Hits@10 | subset, MRR | subset, Hits@10 |",
+        "|---|---|---|---|---|---|---|",
+        *(row(name, figures, there) for figures, name, there in rows)]) + "\n"
 
 
 def plot(name: str) -> None:

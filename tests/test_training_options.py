@@ -93,6 +93,11 @@ def test_ranks_may_be_certified_from_validation_to_test(tiny: Path, tmp_path: Pa
     assert not (runs["certified"] / "results" / "test.json").exists()
 
 
+def test_a_training_shorter_than_its_log_says_its_loss(tiny: Path, tmp_path: Path) -> None:
+    run_training(config(tiny, tmp_path / "run", steps=3, log_every=50))
+    assert len(losses(tmp_path / "run")) == 1
+
+
 @pytest.mark.parametrize("parts", [2, 3, 6])
 def test_a_step_in_parts_is_the_same_step(tiny: Path, tmp_path: Path, parts: int) -> None:
     """Targets differ in length, so a mean of the parts' means would be another loss."""

@@ -53,7 +53,8 @@ def subset_dataset(source: Path, out: Path, entities: int, seed: int = 0) -> Sub
 
     Every fact stays in its split; valid and test lose those whose relation has no fact left in
     train. Captions and images of the kept entities come along, images as links where the disk
-    can; vectors do not (``kgc features`` makes them anew).
+    can; vectors and what was generated do not (``kgc features`` and ``kgc complete-modalities``
+    make them anew).
 
     Args:
         source: The data-set folder.

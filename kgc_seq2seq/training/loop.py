@@ -278,7 +278,7 @@ def train(
             # Weights once broken stay so: what is kept or shown needs this one look, not each step.
             if (to_log or to_validate or to_save or at_end or stop) and not accelerator.scaler:
                 _refuse_divergence(float(whole_tensor(norm)), progress.step)
-            if to_log:
+            if to_log or at_end:
                 loss, speed = sum_over_processes(window.shares())
                 _refuse_divergence(loss, progress.step)
                 if log:
