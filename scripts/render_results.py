@@ -3,9 +3,10 @@
 Between ``<!-- results:NAME -->`` and ``<!-- end -->`` stands what this script wrote; with
 ``--check`` it only says whether that is current. NAME is a benchmark and a scale, as in
 ``reproduce-NAME.json``, or ``nations``, the table of every system on the nations graph and on the
-subset of MKG-W. ``reproduce-NAME-relations.svg`` shows, for the
-relations with the most test facts, the MRR of the best generator, the best scorer and the best
-fusion of both, and the weight that the fusion gives to each scorer.
+subset of MKG-W. ``reproduce-NAME-relations.svg`` shows, for the relations with the most test facts,
+the MRR of the best generator, the best scorer and the best fusion of both, and the weight that the
+fusion gives to each scorer; ``reproduce-NAME-degrees.svg`` their MRR by how much train says of both
+ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reproduce import cells
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
 KINDS = {"train": "generator", "train_scorer": "scorer", "fusion": "fusion"}
+MARKERS = "os^"
 SHOWN = 12
 SUBSET = "MKG-W-subset"
 SYSTEMS = {
@@ -135,22 +137,28 @@ def plot(name: str) -> None:
         kind = KINDS[row["kind"]]
         if kind not in best or _mrr(row) > _mrr(best[kind][1]):
             best[kind] = system, row
-    if set(best) < set(KINDS.values()):
-        return
-    counts = {relation: values["count"] for relation, values in
-              best["fusion"][1]["by_relation"].items()}
+    if set(best) == set(KINDS.values()):
+        rows = [best[kind] for kind in ("scorer", "generator", "fusion")]
+        plot_relations(name, rows, document["relation_names"])
+        plot_degrees(name, rows)
+
+
+def plot_relations(
+    name: str, rows: Sequence[tuple[str, Mapping[str, Any]]], names: Mapping[str, str]
+) -> None:
+    """Draw MRR by relation of a scorer, a generator and their fusion, and the fusion's weights."""
+    fusion = rows[-1][1]
+    counts = {relation: values["count"] for relation, values in fusion["by_relation"].items()}
     shown = sorted(counts, key=lambda relation: counts[relation])[-SHOWN:]
     figure = Figure(figsize=(10, 0.35 * len(shown) + 2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    for kind, marker in zip(best, "so^", strict=True):
-        system, row = best[kind]
+    for (system, row), marker in zip(rows, MARKERS, strict=True):
         left.plot([row["by_relation"][relation]["mrr"]["mean"] for relation in shown],
                   range(len(shown)), marker, label=system)
-    names = document["relation_names"]
     left.set_yticks(range(len(shown)), [f"{names[relation]} ({counts[relation]})"
                                         for relation in shown])
     left.set_xlabel("filtered MRR on test, both directions")
-    weights = best["fusion"][1]["protocol"].get("weights", {})
+    weights = fusion["protocol"].get("weights", {})
     parts = {part: values for part, values in weights.items() if isinstance(values, Mapping)}
     for number, (part, values) in enumerate(parts.items()):
         right.barh([place + 0.8 * (number / len(parts) - 0.5) for place in range(len(shown))],
@@ -161,7 +169,29 @@ def plot(name: str) -> None:
         axis.grid(axis="x", alpha=0.3)
         axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2,
                     frameon=False)
-    figure.savefig(RESULTS / f"reproduce-{name}-relations.svg")
+    figure.savefig(RESULTS / f"reproduce-{name}-relations.svg", metadata={"Date": None})
+
+
+def plot_degrees(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Draw MRR by how many train facts the given entity has, and the answer."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axis, (part, title) in zip(panels, {
+            "given_degree": "train facts of the entity that is given (queries)",
+            "answer_degree": "train facts of the answer (queries)"}.items(), strict=True):
+        for (system, row), marker in zip(rows, MARKERS, strict=True):
+            found = row["slices"][part]
+            axis.errorbar(range(len(found)), [each["mrr"]["mean"] for each in found.values()],
+                          [each["mrr"]["sd"] for each in found.values()], fmt=f"{marker}-",
+                          capsize=3, label=system)
+        axis.set_xticks(range(len(found)), [f"{label}\n({each['count']:,})"
+                                            for label, each in found.items()])
+        axis.set_xlabel(title)
+        axis.grid(alpha=0.3)
+    panels[0].set_ylabel("filtered MRR on test")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
+                  frameon=False)
+    figure.savefig(RESULTS / f"reproduce-{name}-degrees.svg", metadata={"Date": None})
 
 
 def _mrr(row: Mapping[str, Any]) -> float:
