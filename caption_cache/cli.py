@@ -63,8 +63,9 @@ def _parser(captioner: str | None) -> Parser:
     build.add_argument("--split", default="train", help="whose facts link; only train is allowed")
     build.add_argument("--prompts", type=Path, metavar="FILE",
                        help="the questions, instead of prompts.toml in this package")
-    build.add_argument("--names-hidden", action="store_true",
-                       help="ask without the entities' names: what is said comes from the pixels")
+    build.add_argument("--names-hidden", action="store_true", help=(
+        "ask without the entities' names: what is said comes from the pixels; only whether an "
+        "image is relevant to a pair is asked by name, and --keep-all leaves that out"))
     build.add_argument("--keep-all", action="store_true", help=(
         "of a pair, ask about every image, not only those found relevant to both entities"))
     build.add_argument("--most-images", type=_count, metavar="N", default=25,

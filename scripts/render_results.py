@@ -101,7 +101,8 @@ def section(name: str, published: Mapping[str, Any]) -> str:
             mark = f" [{notes.index(entry['note']) + 1}]"
         figures = " | ".join("–" if figure is None else f"{figure:.1f}"
                              for figure in entry["figures"])
-        lines.append(f"| *{system}, as published ({entry['source']})*{mark} | {figures} | | | |")
+        source = "" if entry["source"] == system else f" ({entry['source']})"
+        lines.append(f"| *{system}, as published{source}*{mark} | {figures} | | | |")
     lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
     return "\n".join(lines).rstrip() + "\n"
 
