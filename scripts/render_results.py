@@ -112,22 +112,28 @@ def nations_section() -> str:
     nations, other, subset = (json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
                                for name in ("fusion-nations", "nations", f"reproduce-{SUBSET}"))
 
-    def row(name: str, figures: Mapping[str, Any], others: Mapping[str, Any] | None) -> str:
-        cells = [_percent(figures[column], len(figures[column]["values"])) for column in (
-            "both_mrr", "tail_mrr", "head_mrr", "both_hits@10")]
-        cells += ["–"] * 2 if others is None else [
-            _percent(others["both"][metric], len(others["seeds"])) for metric in (
-                "mrr", "hits@10")]
-        return f"| {' | '.join([name, *cells])} |"
-
-    rows = [(nations["systems"][here], name, subset["rows"].get(there))
-            for name, (here, there) in SYSTEMS.items()]
-    rows += [(other["systems"][here]["test"], name, None) for name, here in ELSEWHERE.items()]
-    rows.sort(key=lambda item: -float(item[0]["both_mrr"]["mean"]))
+    # Results come as they come: either graph may still lack a system.
+    found = {name: (nations["systems"].get(here), subset["rows"].get(there, {}).get("both"))
+             for name, (here, there) in SYSTEMS.items()}
+    found |= {name: (other["systems"][here]["test"], None) for name, here in ELSEWHERE.items()}
+    columns, more = ("both_mrr", "tail_mrr", "head_mrr", "both_hits@10"), ("mrr", "hits@10")
+    rows = sorted(((name, pair) for name, pair in found.items() if any(pair)), key=lambda row: -(
+        _mean(row[1][0], "both_mrr") or _mean(row[1][1], "mrr")))
     return "\n".join([
         "| system | MRR | MRR, tail | MRR, head | Hits@10 | subset, MRR | subset, Hits@10 |",
         "|---|---|---|---|---|---|---|",
-        *(row(name, figures, there) for figures, name, there in rows)]) + "\n"
+        *(f"| {' | '.join([name, *_figures(here, columns), *_figures(there, more)])} |"
+          for name, (here, there) in rows)]) + "\n"
+
+
+def _mean(found: Mapping[str, Any] | None, column: str) -> float:
+    return float(found[column]["mean"]) if found else 0.0
+
+
+def _figures(found: Mapping[str, Any] | None, columns: Sequence[str]) -> list[str]:
+    if found is None:
+        return ["–"] * len(columns)
+    return [_percent(found[column], len(found[column]["values"])) for column in columns]
 
 
 def plot(name: str) -> None:

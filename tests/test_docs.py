@@ -153,8 +153,9 @@ def test_every_page_is_in_the_list_of_pages() -> None:
     assert listed == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
 
 
-def test_the_page_of_commands_is_current() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "write_docs.py"), "--check"],
+@pytest.mark.parametrize("script", ["write_docs.py", "render_results.py"])
+def test_what_scripts_write_into_pages_is_current(script: str) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / script), "--check"],
                           capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
 
