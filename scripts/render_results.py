@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from reproduce import cells
 
@@ -53,6 +54,7 @@ read texts and no images."""
 ELSEWHERE = {"DistMult (PyKEEN)": "DistMult", "ComplEx (PyKEEN)": "ComplEx",
              "RotatE (PyKEEN)": "RotatE", "frequency of the answer": "frequency"}
 """And in the document of ``scripts/bench_nations.py``."""
+rcParams["svg.hashsalt"] = "results"  # the same figures give the same file
 MARK = re.compile(r"(<!-- results:(?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
