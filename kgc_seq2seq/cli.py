@@ -418,7 +418,7 @@ def _answers_text(query: Query, found: Sequence[Prediction]) -> str:
 
 
 def _metrics_text(result: dict[str, Any]) -> str:
-    from kgc_seq2seq.evaluate import number_text
+    from kgc_seq2seq.evaluation.ranks import number_text
 
     names = list(result["both"])
     rows = [[side, *map(number_text, result[side].values())] for side in ("tail", "head", "both")]

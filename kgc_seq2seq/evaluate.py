@@ -15,11 +15,17 @@ from accelerate import Accelerator
 
 from caption_cache.command_line import Answer
 from caption_cache.errors import InputError
-from caption_cache.images import find_images, has_images, read_entities
+from caption_cache.images import has_images, paths_by_entity
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks
-from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.evaluation.results import protocol, summarize, write_ranks, write_result
+from kgc_seq2seq.evaluation.ranks import Ranks, number_text
+from kgc_seq2seq.evaluation.results import (
+    protocol,
+    result_name,
+    summarize,
+    write_ranks,
+    write_result,
+)
 from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.evaluation.slices import Mask
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -82,13 +88,10 @@ def evaluate_split(
     """
     graph = system.graph
     ranks = system.rank(graph.split(split), accelerator, ranker)
-    how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
-    return record(run, result_name(split, ranker), graph, split, ranks, accelerator, how)
-
-
-def result_name(split: str, ranker: CertifiedRanks | SampledRanks | None) -> str:
-    """What a result is called in the folder ``results``, without its extension."""
-    return split if ranker is None else f"{split}-{ranker.kind}"
+    if ranker is None:
+        return record(run, split, graph, split, ranks, accelerator, {})
+    return record(run, result_name(split, ranker.kind), graph, split, ranks, accelerator,
+                  {"ranks": ranker.kind, **asdict(ranker)})
 
 
 def test_answer(run: Path, result: Mapping[str, Any]) -> Answer:
@@ -96,13 +99,6 @@ def test_answer(run: Path, result: Mapping[str, Any]) -> Answer:
     both, tail, head = (number_text(result[side]["mrr"]) for side in ("both", "tail", "head"))
     return Answer(result, f"Test: filtered MRR {both} (tail {tail}, head {head}), "
                           f"Hits@10 {number_text(result['both']['hits@10'])}; the run is in {run}.")
-
-
-def number_text(metric: int | float | Mapping[str, float]) -> str:
-    """A metric as people read it: a count, four digits, or both ends of an interval."""
-    if isinstance(metric, Mapping):
-        return f"{metric['low']:.4f}–{metric['high']:.4f}"
-    return str(metric) if isinstance(metric, int) else f"{metric:.4f}"
 
 
 def record(
@@ -146,7 +142,7 @@ def _pictured(run: Path, graph: KnowledgeGraph) -> Mask | None:
     if not has_images(dataset):
         return None
     try:
-        found = {image.entity for image in find_images(dataset, read_entities(dataset))}
+        found = paths_by_entity(dataset)
     except InputError as error:
         # A flawed folder of images is the audit's business: ranks need none.
         _log.warning("Results are not sliced by image: %s", error)

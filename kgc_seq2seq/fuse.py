@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from caption_cache.errors import InputError
 from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import evaluate_run, test_answer
-from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, ranker_of
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -54,7 +54,7 @@ class FuseConfig:
     """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`)."""
     depth: int = 10
     """How many of the generator's answers are put into order; only with rerank."""
-    ranks: Literal["exact", "certified"] = "exact"
+    ranks: RankKind = "exact"
     """How valid and test are ranked at the end: exactly, or within brackets that hold every
     reciprocal rank to 0.002, which is cheaper in a large catalogue; only with fused."""
 

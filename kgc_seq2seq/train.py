@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_con
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
-from kgc_seq2seq.evaluate import evaluate_split, result_name, test_answer
-from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples, ranker_of
+from kgc_seq2seq.evaluate import evaluate_split, test_answer
+from kgc_seq2seq.evaluation.ranking import CertifiedRanks, RankKind, rank_triples, ranker_of
 from kgc_seq2seq.evaluation.ranks import metrics, middle
-from kgc_seq2seq.evaluation.results import read_result, write_result
+from kgc_seq2seq.evaluation.results import read_result, result_name, write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
 from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.systems.system import System
 from kgc_seq2seq.training.loop import Task, has_ended, train
 from kgc_seq2seq.training.model import (
     count_parameters,
@@ -136,9 +137,7 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     if stopped is not None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
-    return conclude(run, accelerator,
-                    lambda split: evaluate_split(run, split, Generator(verbalizer, best),
-                                                 accelerator, ranker), ranker)
+    return conclude(run, accelerator, Generator(verbalizer, best), config.training.ranks)
 
 
 def begin(
@@ -215,24 +214,23 @@ def train_task(
 
 
 def conclude(
-    run: Path, accelerator: Accelerator, evaluate: Callable[[str], object],
-    ranker: CertifiedRanks | None = None,
+    run: Path, accelerator: Accelerator, system: System, ranks: RankKind = "exact"
 ) -> Answer | None:
     """Evaluate on valid and on test, once each.
 
     Args:
         run: The run folder.
         accelerator: All its processes must call this.
-        evaluate: Writes the result of a split into the run folder.
-        ranker: How it ranks; None: exactly.
+        system: The run's best model.
+        ranks: How it ranks.
 
     Returns:
         The result on test; None on all processes but the first.
     """
     for split in ("valid", "test"):
-        path = run / "results" / f"{result_name(split, ranker)}.json"
+        path = run / "results" / f"{result_name(split, ranks)}.json"
         if not path.exists():  # test is looked at once
-            evaluate(split)
+            evaluate_split(run, split, system, accelerator, ranker_of(ranks))
     if not accelerator.is_main_process:
         return None
     return test_answer(run, read_result(path))

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import replacing
 from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml, spelled_out
-from kgc_seq2seq.evaluate import evaluate_split
 from kgc_seq2seq.evaluation.dense import rank_with_scorer
 from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.graph.folder import read_graph
@@ -127,8 +126,7 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     if stopped is not None:
         return stopped
     best = Dense.of(EntityScorer.from_pretrained(run / "model", graph), graph, accelerator.device)
-    return conclude(run, accelerator,
-                    lambda split: evaluate_split(run, split, best, accelerator))
+    return conclude(run, accelerator, best)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def plot(name: str) -> None:
     best: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for system, row in document["rows"].items():
         kind = KINDS[row["kind"]]
-        if kind not in best or _mrr(row) > _mrr(best[kind][1]):
+        if kind not in best or _mean(row["both"], "mrr") > _mean(best[kind][1]["both"], "mrr"):
             best[kind] = system, row
     if set(best) == set(KINDS.values()):
         rows = [best[kind] for kind in ("scorer", "generator", "fusion")]
@@ -201,10 +201,6 @@ def plot_degrees(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> No
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
                   frameon=False)
     figure.savefig(RESULTS / f"reproduce-{name}-degrees.svg", metadata={"Date": None})
-
-
-def _mrr(row: Mapping[str, Any]) -> float:
-    return float(row["both"]["mrr"]["mean"])
 
 
 def _percent(cell: Mapping[str, float], seeds: int) -> str:

@@ -31,20 +31,23 @@ def add_compare(parser: Parser) -> None:
 
 def _compare(options: Namespace) -> Answer:
     from kgc_seq2seq.evaluation.compare import compare, read_measured
+    from kgc_seq2seq.evaluation.results import result_name
 
-    name = options.split if options.ranks == "exact" else f"{options.split}-{options.ranks}"
+    name = result_name(options.split, options.ranks)
     runs = [read_measured(run, name) for run in (options.run, *options.others)]
     found = compare(runs, anyway=options.anyway, resamples=options.resamples, seed=options.seed)
     return Answer(found, _text(found))
 
 
 def _text(found: dict[str, Any]) -> str:
+    from kgc_seq2seq.evaluation.ranks import number_text
+
     blocks = []
     for side in ("both", "tail", "head"):
         rows = [[f"asked for: {side}", *(name.upper() if name == "mrr" else name.title()
                                          for name in _SHOWN)]]
         for run in found["runs"]:
-            rows.append([run["run"], *(_value(run[side][name]) for name in _SHOWN)])
+            rows.append([run["run"], *(number_text(run[side][name]) for name in _SHOWN)])
             if difference := found["differences"].get(run["run"]):
                 rows.append(["  - first", *(
                     "{difference:+.4f} [{low:+.4f}, {high:+.4f}]".format_map(difference[side][name])
@@ -62,8 +65,3 @@ def _text(found: dict[str, Any]) -> str:
     notes.append(f"In brackets 95 % intervals of the differences to the first, from "
                  f"{bootstrap['resamples']:,} paired bootstrap samples of the queries.")
     return "\n\n".join([*blocks, "\n".join(notes)])
-
-
-def _value(value: float | dict[str, float]) -> str:
-    return (f"{value['low']:.4f}–{value['high']:.4f}" if isinstance(value, dict)
-            else f"{value:.4f}")

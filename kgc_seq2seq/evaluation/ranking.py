@@ -27,6 +27,9 @@ Longs = npt.NDArray[np.int64]
 PriorOf = Callable[[Ints], Prior]
 """What scorers add to the scores of queries, int32 [Q, 2]."""
 
+RankKind = Literal["exact", "certified"]
+"""How answers are ranked where a configuration chooses."""
+
 QUERIES_AT_ONCE = 64
 TOLERANCE = 1e-5
 """Scores closer than this, relative to their size (at least 1), are ties: float32 sums of
@@ -132,7 +135,7 @@ class CertifiedRanks:
         return tuple(column.cpu().numpy() for column in (found.better, found.tied, found.open))
 
 
-def ranker_of(kind: Literal["exact", "certified"]) -> CertifiedRanks | None:
+def ranker_of(kind: RankKind) -> CertifiedRanks | None:
     """How answers are ranked: None is exactly."""
     return None if kind == "exact" else CertifiedRanks()
 

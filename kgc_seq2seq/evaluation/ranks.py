@@ -69,6 +69,13 @@ def middle(metric: float | Mapping[str, float]) -> float:
     return (metric["low"] + metric["high"]) / 2 if isinstance(metric, Mapping) else metric
 
 
+def number_text(metric: int | float | Mapping[str, float]) -> str:
+    """A metric as people read it: a count, four digits, or both ends of an interval."""
+    if isinstance(metric, Mapping):
+        return f"{metric['low']:.4f}–{metric['high']:.4f}"
+    return str(metric) if isinstance(metric, int) else f"{metric:.4f}"
+
+
 def gains(rank: Floats) -> dict[str, Floats]:
     """What each rank adds to the metrics of which more is better: their mean is the metric.
 

@@ -129,6 +129,16 @@ def ranks_of(table: pa.Table) -> Ranks:
     return Ranks(better, tied, *more)
 
 
+def result_name(split: str, ranks: str) -> str:
+    """What a result is called in the folder ``results``, without its extension.
+
+    Args:
+        split: ``valid`` or ``test``.
+        ranks: Their kind: ``exact``, ``certified`` or ``sampled``.
+    """
+    return split if ranks == "exact" else f"{split}-{ranks}"
+
+
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result file."""
     with replacing(path) as aside:
