@@ -402,6 +402,7 @@ def test_a_person_asks_with_the_keyboard(served: Served, browser: Chromium) -> N
     browser.wait_for("document.querySelector('[data-testid=toast-text]')")
     assert "nearest names are Japan" in browser.evaluate(
         "document.querySelector('[data-testid=toast-text]').innerText")
+    browser.wait_for(f"!{QUESTION} && !{WHY}")
 
 
 def test_every_control_is_reached_by_tab(served: Served, browser: Chromium) -> None:
@@ -481,6 +482,7 @@ def test_a_person_asks_about_something_new(
     browser.wait_for(error)
     assert browser.evaluate(error) == (
         "The fact 'continent Europe' is not 'relation | other end'; mend it.")
+    browser.wait_for(f"!{answered}")  # an answer to another question would mislead
 
 
 def test_it_fits_a_phone_and_a_dark_room(served: Served, browser: Chromium) -> None:

@@ -117,13 +117,15 @@ def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
     page.load(None, js=_SUGGEST)
     entity.input(_sentences(suggest), entity, names, show_progress="hidden",
                  trigger_mode="always_last", **private)
-    another.click(_sentences(example), count, [count, entity, relation, direction],
-                  show_progress="hidden", **private).then(
-        _sentences(answer), query, [shown, answers, reasons], **model).success(
-        _sentences(explain_first), shown, reasons, **model)
-    gr.on([page.load, ask.click, entity.submit, relation.input, direction.input, k.release],
-          _sentences(answer), query, [shown, answers, reasons], **model).success(
-        _sentences(explain_first), shown, reasons, **model)
+    tried = another.click(_sentences(example), count, [count, entity, relation, direction],
+                          show_progress="hidden", **private).then(
+        _sentences(answer), query, [shown, answers, reasons], **model)
+    asked = gr.on(
+        [page.load, ask.click, entity.submit, relation.input, direction.input, k.release],
+        _sentences(answer), query, [shown, answers, reasons], **model)
+    for event in (tried, asked):
+        event.success(_sentences(explain_first), shown, reasons, **model)
+        event.failure(_nothing, None, [answers, reasons], **private)
     answers.click(_sentences(explain), shown, reasons, **model)
 
 
@@ -164,7 +166,8 @@ called and what is known of it. It is forgotten after the answer; nothing is tra
 
     gr.on([ask.click, name.submit], _sentences(tell),
           [name, relation, direction, facts, caption, image], [answers, reasons],
-          api_visibility="private", concurrency_id=_MODEL, concurrency_limit=1)
+          api_visibility="private", concurrency_id=_MODEL, concurrency_limit=1).failure(
+        _nothing, None, [answers, reasons], api_visibility="private")
 
 
 def _fact_line(explorer: Explorer) -> str:
@@ -229,6 +232,11 @@ def _programs(explorer: Explorer) -> None:
     api(_sentences(predict), api_name="predict", concurrency_id=_MODEL, concurrency_limit=1)
     api(_sentences(entities), api_name="entities")
     api(_sentences(relations), api_name="relations")
+
+
+def _nothing() -> tuple[str, str]:
+    """What stands where answers and reasons were, once a question is refused."""
+    return "", ""
 
 
 def _sentences(act: Callable[P, T]) -> Callable[P, T]:
