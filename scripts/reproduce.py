@@ -66,6 +66,13 @@ class Runner:
     def __init__(self, logs: Path, minutes: float | None) -> None:
         self.logs = logs
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def stop(self, *_: object) -> None:
+        """A signal handler: the time is over now."""
+        self.deadline = time.monotonic()
+        if self._child:
+            self._child.terminate()
 
     def __call__(self, name: str, *words: str | Path) -> dict[str, float]:
         """Run ``python -m WORDS``; gives its seconds and its peak memory in bytes.
@@ -81,15 +88,15 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         with log.open("ab") as file:
-            child = subprocess.Popen([sys.executable, "-m", *map(str, words)], stdout=file,
-                                     stderr=file, cwd=ROOT)
+            self._child = child = subprocess.Popen(
+                [sys.executable, "-m", *map(str, words)], stdout=file, stderr=file, cwd=ROOT)
             # A training that is told to stop writes a checkpoint first.
             timer = threading.Timer(min(self._left(), threading.TIMEOUT_MAX), child.terminate)
             timer.start()
             _, status, usage = os.wait4(child.pid, 0)
             timer.cancel()
         child.returncode = code = os.waitstatus_to_exitcode(status)
-        if code in (STOPPED, -signal.SIGTERM):
+        if code in (STOPPED, -signal.SIGTERM) or (code and self._left() <= 0):
             raise Stopped
         if code:
             end = log.read_text("utf-8", "replace").splitlines()[-15:]
@@ -97,7 +104,7 @@ class Runner:
         return {"seconds": time.monotonic() - start, "peak_bytes": usage.ru_maxrss * 1024.0}
 
     def _left(self) -> float:
-        return self.deadline - time.monotonic() if self.deadline else float("inf")
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Runner(work / "logs", options.minutes)
     results = options.results / f"reproduce-{options.name}-{options.scale}.json"
     seeds = range(options.seeds or plan["seeds"])
+    before = {number: signal.signal(number, run.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         dataset = prepare(options, plan, work, run)
         for seed in seeds:  # every row once, before any row a second time
@@ -121,6 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped:
         print(f"Stopped; the same command goes on. So far: {results}", file=sys.stderr)
         return STOPPED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print(table(json.loads(collect(options, plan, work, dataset, results))))
     return 0
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +131,27 @@ def test_a_run_that_fails_shows_the_end_of_its_log(
     with pytest.raises(SystemExit, match=r"(?s)distmult-seed-0 failed.*model\.dim is 0"):
         reproduce.main(["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"),
                         "--out", str(tmp_path / "out"), "--results", str(tmp_path)])
+
+
+def test_a_signal_stops_what_runs(
+    reproduce: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start, started = subprocess.Popen, []
+
+    def start_and_signal(*words: Any, **named: Any) -> Any:
+        started.append(start(*words, **named))
+        signal.raise_signal(signal.SIGINT)
+        return started[-1]
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", start_and_signal)
+    before = signal.getsignal(signal.SIGINT)
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    assert reproduce.main(["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"),
+                           "--out", str(tmp_path), "--results", str(tmp_path)]) == reproduce.STOPPED
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [child.returncode for child in started] == [-signal.SIGTERM]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_every_plan_merges(reproduce: ModuleType) -> None:
