@@ -35,11 +35,13 @@ def complementarity(measure: Measure, views: Tensor, present: Tensor, codes: Ten
     if measure == "none" or len(views) == 1:
         return torch.zeros_like(views[..., 0])
     if measure == "cos":
-        unit = functional.normalize(views, dim=2)
-        others = (unit * present[..., None]).sum(0) - unit * present[..., None]
-        count = (present.sum(0) - present.int()).clamp(min=1)
-        mean = (unit * others).sum(2) / count
-        return (1 - mean) / 2 * (present.sum(0) - present.int() > 0)
+        # u_k · Σ_l u_l, less u_k · u_k: no unit vectors are made, which would be most of a step.
+        square = (views * views).sum(2)
+        scale = square.clamp(min=torch.finfo(square.dtype).tiny).rsqrt()
+        total = ((scale * present)[..., None] * views).sum(0)
+        others = present.sum(0) - present.int()
+        mean = ((views * total).sum(2) * scale - present * square * scale**2) / others.clamp(min=1)
+        return (1 - mean) / 2 * (others > 0)
     with torch.no_grad():
         return _by_counts(measure, views, present, codes)[:, None].expand(-1, views.shape[1])
 
