@@ -21,7 +21,7 @@ from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from reproduce import cells
+from reproduce import cells, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
@@ -88,7 +88,7 @@ def section(name: str, published: Mapping[str, Any]) -> str:
         within = (f", certified to {100 * row['mrr_within']:.2f}" if row.get("mrr_within")
                   else "")
         lines.append(f"| {system}{within}{'' if seeds > 1 else ', one seed'} | "
-                     + " | ".join(_percent(cell, seeds) for cell in cells(row))
+                     + " | ".join(map(percent, cells(row)))
                      + f" | {row['seconds']['mean'] / 60:.0f} |")
     notes = []
     for system, entry in sorted(published.get(document["benchmark"], {}).items(),
@@ -135,7 +135,7 @@ def _mean(found: Mapping[str, Any] | None, column: str) -> float:
 def _figures(found: Mapping[str, Any] | None, columns: Sequence[str]) -> list[str]:
     if found is None:
         return ["–"] * len(columns)
-    return [_percent(found[column], len(found[column]["values"])) for column in columns]
+    return [percent(found[column]) for column in columns]
 
 
 def plot(name: str) -> None:
@@ -201,11 +201,6 @@ def plot_degrees(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> No
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
                   frameon=False)
     figure.savefig(RESULTS / f"reproduce-{name}-degrees.svg", metadata={"Date": None})
-
-
-def _percent(cell: Mapping[str, float], seeds: int) -> str:
-    spread = f" ± {100 * cell['sd']:.1f}" if seeds > 1 else ""
-    return f"{100 * cell['mean']:.1f}{spread}"
 
 
 if __name__ == "__main__":

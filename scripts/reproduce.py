@@ -324,8 +324,7 @@ def table(document: Mapping[str, Any]) -> str:
     lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head |",
              "|---|---|---|---|---|---|---|"]
     for name, row in document["rows"].items():
-        lines.append(f"| {name} | " + " | ".join(
-            f"{100 * cell['mean']:.1f} ± {100 * cell['sd']:.1f}" for cell in cells(row)) + " |")
+        lines.append(f"| {name} | " + " | ".join(map(percent, cells(row))) + " |")
     return "\n".join(lines)
 
 
@@ -333,6 +332,12 @@ def cells(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a table shows of a row: four metrics, and the MRR of each direction."""
     return [*(row["both"][metric] for metric in METRICS),
             *(row[side]["mrr"] for side in ("tail", "head"))]
+
+
+def percent(cell: Mapping[str, Any]) -> str:
+    """Mean and deviation over the seeds, in percent; one seed has no deviation."""
+    spread = f" ± {100 * cell['sd']:.1f}" if len(cell["values"]) > 1 else ""
+    return f"{100 * cell['mean']:.1f}{spread}"
 
 
 if __name__ == "__main__":
