@@ -20,7 +20,7 @@ from caption_cache.errors import InputError
 from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import evaluate_run, test_answer
-from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, RankKind, ranker_of
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, CertifiedRanks, RankKind
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -57,6 +57,9 @@ class FuseConfig:
     ranks: RankKind = "exact"
     """How valid and test are ranked at the end: exactly, or within brackets that hold every
     reciprocal rank to 0.002, which is cheaper in a large catalogue; only with fused."""
+    budget: int | None = None
+    """Brackets may stay wider after about so many decoder positions for each gold, since a few hard
+    queries take most of the time; only with certified ranks. None: no limit."""
 
     def __post_init__(self) -> None:
         if self.shrinkage is not None and not 0 <= self.shrinkage < np.inf:
@@ -69,6 +72,14 @@ class FuseConfig:
         if self.ranks == "certified" and self.method != "fused":
             raise InputError(f"--method {self.method} has only exact ranks; leave out --ranks "
                              "certified, or choose --method fused.")
+        if self.budget is not None and self.ranks == "exact":
+            raise InputError("A --budget is of certified ranks; give --ranks certified with it, or "
+                             "leave it out.")
+        self.ranker()
+
+    def ranker(self) -> CertifiedRanks | None:
+        """How valid and test are ranked; None: exactly."""
+        return None if self.ranks == "exact" else CertifiedRanks(self.budget)
 
 
 def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
@@ -111,9 +122,8 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
     write_result(out / "training.json", {
         "system": " + ".join(["generator", *(voice.label for voice in voices)]),
         "method": config.method, "parts": [asdict(part) for part in parts], **about})
-    ranker = ranker_of(config.ranks)
-    evaluate_run(out, "valid", ranker)
-    return test_answer(out, evaluate_run(out, "test", ranker))
+    evaluate_run(out, "valid", config.ranker())
+    return test_answer(out, evaluate_run(out, "test", config.ranker()))
 
 
 def _open_folder(out: Path) -> None:

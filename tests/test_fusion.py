@@ -400,9 +400,11 @@ def test_a_fusion_is_a_run_like_any_other(
             within["both"]["mrr"]["high"])
         parts = [moved / "generator", moved / "distmult", moved / "lbmkgc"]
         at_once = answer(capsys, "fuse", *parts, "--out", moved / "other", "--folds", "2",
-                         "--ranks", "certified")
-        assert (at_once["protocol"]["ranks"], at_once["protocol"]["tolerance"]) == (
-            "certified", 0.002)
+                         "--ranks", "certified", "--budget", "1000")
+        assert [at_once["protocol"][key] for key in ("ranks", "tolerance", "budget")] == [
+            "certified", 0.002, 1000]
+        assert "give --ranks certified" in refused(capsys, *command, "--budget", "5")
+        assert "budget is 0" in refused(capsys, *command, "--ranks", "certified", "--budget", "0")
         assert at_once["both"]["mrr"]["low"] - 1e-6 <= tested["both"]["mrr"] <= (
             at_once["both"]["mrr"]["high"] + 1e-6)
     else:

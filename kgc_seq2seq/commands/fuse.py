@@ -31,6 +31,8 @@ def add_fuse(parser: Parser) -> None:
     fuse.add_argument("--ranks", choices=["exact", "certified"], default="exact", help=(
         "fused: how valid and test are ranked; brackets that hold the exact rank are cheaper in "
         "a large catalogue"))
+    fuse.add_argument("--budget", type=int, metavar="N", help=(
+        "certified: give up a rank after about N decoder positions"))
 
 
 def _fuse(options: Namespace) -> Answer:
@@ -38,4 +40,4 @@ def _fuse(options: Namespace) -> Answer:
 
     return fuse_runs(options.run, options.scorers, options.out, FuseConfig(
         options.method, options.shrinkage, options.folds, options.candidates, options.depth,
-        options.ranks))
+        options.ranks, options.budget))
