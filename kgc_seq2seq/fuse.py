@@ -51,7 +51,8 @@ class FuseConfig:
     folds: int = 5
     """Of the cross-validation; both questions of a fact are in the same fold."""
     candidates: int = 128
-    """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`)."""
+    """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`), and
+    to as many drawn from the rest."""
     depth: int = 10
     """How many of the generator's answers are put into order; only with rerank."""
     ranks: RankKind = "exact"
@@ -221,7 +222,7 @@ def _fit(
         "sharpness": round(sharpness, 4),
         "weights_fitted_on": "valid",
         "weights_fitted_over": "all entities" if whole
-        else f"the answer and the {config.candidates} best of each part",
+        else f"the answer, the {config.candidates} best of each part, and as many others drawn",
         "shrinkage": shrinkage,
         "shrinkage_chosen_by": None if not tried else
         {"cross_validation_folds_of_valid": config.folds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_graph
@@ -27,6 +28,10 @@ def problem(seed: int, scorers: int = 1, queries: int = 300, relations: int = 3
     return names, scores, torch.multinomial(fused.softmax(1), 1, generator=generator)[:, 0], asked
 
 
+def all_of(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor) -> Candidates:
+    return Candidates(names, scores, gold, asked, torch.zeros_like(names))
+
+
 def likelihood(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor, weights: Tensor
                ) -> Tensor:
     fused = names + (weights.double()[:, asked, None] * scores).sum(0)
@@ -37,7 +42,7 @@ def likelihood(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor, weigh
 @given(st.integers(0, 99), st.integers(1, 2))
 def test_no_other_weights_are_more_likely(seed: int, scorers: int) -> None:
     names, scores, gold, asked = problem(seed, scorers)
-    found, sharpness = fit_weights(Candidates(names, scores, gold, asked), 3, shrinkage=0)
+    found, sharpness = fit_weights(all_of(names, scores, gold, asked), 3, shrinkage=0)
     best = likelihood(sharpness * names, sharpness * scores, gold, asked, found)
     generator = torch.Generator().manual_seed(seed)
     for size in (1e-2, 0.1, 1.0):
@@ -46,25 +51,37 @@ def test_no_other_weights_are_more_likely(seed: int, scorers: int) -> None:
             assert likelihood(factor * names, factor * scores, gold, asked, other) < best + 1e-6
 
 
+def test_a_candidate_may_stand_for_many() -> None:
+    names, scores, gold, asked = problem(1)
+    twice = torch.cat([torch.arange(12), torch.arange(6, 12)])
+    gold = gold % 6
+    one = Candidates(names, scores, gold, asked, torch.zeros_like(names))
+    one.offsets[:, 6:] = np.log(2)
+    other = all_of(names[:, twice], scores[..., twice], gold, asked)
+    weights = torch.rand(len(scores), 3, dtype=torch.float64)
+    torch.testing.assert_close(one.log_likelihood(weights, 0.7),
+                               other.log_likelihood(weights, 0.7))
+
+
 def test_a_generator_that_is_too_sure_is_trusted_less() -> None:
     names, scores, gold, asked = problem(0, queries=20_000)
-    found, sharpness = fit_weights(Candidates(5 * names, scores, gold, asked), 3)
+    found, sharpness = fit_weights(all_of(5 * names, scores, gold, asked), 3)
     torch.testing.assert_close(found, 5 * torch.tensor([[0.4, 0.6, 0.8]]), atol=0.25, rtol=0)
     assert sharpness == pytest.approx(0.2, abs=0.02)
 
 
 def test_the_weights_that_made_the_answers_are_found() -> None:
     names, scores, gold, asked = problem(0, queries=20_000)
-    found, sharpness = fit_weights(Candidates(names, scores, gold, asked), 3)
+    found, sharpness = fit_weights(all_of(names, scores, gold, asked), 3)
     assert sharpness == pytest.approx(1, abs=0.05)
     torch.testing.assert_close(found, torch.tensor([[0.4, 0.6, 0.8]]), atol=0.05, rtol=0)
 
 
 def test_what_is_never_asked_gets_the_common_weight_and_shrinkage_draws_to_it() -> None:
     names, scores, gold, asked = problem(1)
-    found, _ = fit_weights(Candidates(names, scores, gold, asked), 5)
+    found, _ = fit_weights(all_of(names, scores, gold, asked), 5)
     assert found[0, 3] == found[0, 4]
-    strong, _ = fit_weights(Candidates(names, scores, gold, asked), 5, shrinkage=1e6)
+    strong, _ = fit_weights(all_of(names, scores, gold, asked), 5, shrinkage=1e6)
     assert float(strong.max() - strong.min()) < 1e-3
     assert float(found[0, :3].max() - found[0, :3].min()) > 0.05
     assert found.min() < strong.mean() < found.max()
@@ -73,7 +90,7 @@ def test_what_is_never_asked_gets_the_common_weight_and_shrinkage_draws_to_it() 
 def test_a_scorer_that_knows_nothing_gets_no_weight() -> None:
     names, scores, _, asked = problem(2, queries=20_000)
     gold = torch.multinomial(names.softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
-    found, _ = fit_weights(Candidates(names, scores, gold, asked), 3)
+    found, _ = fit_weights(all_of(names, scores, gold, asked), 3)
     assert float(found.abs().max()) < 0.05
 
 
@@ -81,12 +98,12 @@ def test_known_answers_are_no_candidates() -> None:
     names, scores, gold, asked = problem(3)
     other = (gold + 1) % 12
     names[torch.arange(len(gold)), other] = -torch.inf
-    found, _ = fit_weights(Candidates(names, scores, gold, asked), 3)
+    found, _ = fit_weights(all_of(names, scores, gold, asked), 3)
     assert torch.isfinite(found).all()
     with pytest.raises(InputError, match="An answer of valid has probability 0"):
-        fit_weights(Candidates(names, scores, other, asked), 3)
+        fit_weights(all_of(names, scores, other, asked), 3)
     with pytest.raises(InputError, match="The shrinkage is -1; give 0 or more"):
-        fit_weights(Candidates(names, scores, gold, asked), 3, shrinkage=-1)
+        fit_weights(all_of(names, scores, gold, asked), 3, shrinkage=-1)
 
 
 def test_the_prior_is_the_weighted_sum_of_log_probabilities() -> None:
@@ -107,7 +124,7 @@ def test_cross_validation_shrinks_what_cannot_be_learnt_and_frees_what_can() -> 
     grid = (0.01, 1.0, 1e4)
 
     def chosen(queries: int, relations: int) -> float:
-        known = Candidates(*problem(4, queries=queries, relations=relations))
+        known = all_of(*problem(4, queries=queries, relations=relations))
         folds = torch.arange(queries) // relations % 3
         tried = choose_shrinkage(known, relations, folds, grid)
         assert list(tried) == list(grid)

@@ -25,7 +25,8 @@ def add_fuse(parser: Parser) -> None:
         "cross-validation within valid"))
     fuse.add_argument("--folds", type=int, default=5, help="fused: of the cross-validation")
     fuse.add_argument("--candidates", type=int, default=128, metavar="N", help=(
-        "fused: in a large catalogue, weights are fitted to each part's N best answers"))
+        "fused: in a large catalogue, weights are fitted to each part's N best answers and as many "
+        "others"))
     fuse.add_argument("--depth", type=int, default=10, metavar="K",
                       help="rerank: how many of the generator's answers are ordered")
     fuse.add_argument("--ranks", choices=["exact", "certified"], default="exact", help=(

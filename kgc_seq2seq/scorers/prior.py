@@ -120,10 +120,13 @@ class Candidates:
     """The place of each answer among its candidates, int64 [Q]."""
     relations: Tensor
     """int64 [Q] in ``0 … 2R - 1``."""
+    offsets: Tensor
+    """The logarithm of how many entities each candidate stands for, float32 [Q, C]: 0, or more
+    where it was drawn from many."""
 
     def __getitem__(self, chosen: Tensor) -> Candidates:
         return Candidates(self.names[chosen], self.scores[:, chosen], self.gold[chosen],
-                          self.relations[chosen])
+                          self.relations[chosen], self.offsets[chosen])
 
     def log_likelihood(self, weights: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
         """Of each answer under λ, [S, 2R], all scores times the sharpness: [Q]."""
@@ -131,7 +134,7 @@ class Candidates:
         fused = self.names.masked_fill(none, 0) + (
             weights[:, self.relations, None] * self.scores).sum(0)
         fused = (sharpness * fused).masked_fill(none, -torch.inf)
-        return fused.gather(1, self.gold[:, None])[:, 0] - fused.logsumexp(1)
+        return fused.gather(1, self.gold[:, None])[:, 0] - (fused + self.offsets).logsumexp(1)
 
 
 def fit_weights(

@@ -27,27 +27,32 @@ def gather(
         generator: Gives the names' probabilities.
         voices: S scorers.
         triples: int32 [n, 3].
-        best: The candidates are the answer and each part's so many best; None: all entities.
-            Either way, other known answers are none.
+        best: The candidates are the answer, each part's so many best, and as many drawn from all
+            others, which stand for those: weights that only hold among the best would lift what no
+            part believes. None: all entities. Either way, other known answers are none.
 
     Returns:
         Of 2n questions: of all tail queries in the order of ``triples``, then of all head queries.
     """
     questions = generator.graph.queries(triples)
     order = np.lexsort(questions.T[::-1])  # equal queries side by side, scorers' relations together
-    parts = [_gather(generator, voices, questions[order[start : start + QUERIES_AT_ONCE]], best)
+    lots = torch.Generator().manual_seed(0)
+    parts = [_gather(generator, voices, questions[order[start : start + QUERIES_AT_ONCE]], best,
+                     lots)
              for start in tracked(range(0, len(order), QUERIES_AT_ONCE),
                                   f"scoring candidates, {QUERIES_AT_ONCE} queries at once")]
     width = max(part.names.shape[1] for part in parts)
     whole = Candidates(
         torch.cat([_widen(part.names, width, -torch.inf) for part in parts]),
         torch.cat([_widen(part.scores, width, 0.0) for part in parts], 1),
-        torch.cat([part.gold for part in parts]), torch.cat([part.relations for part in parts]))
+        torch.cat([part.gold for part in parts]), torch.cat([part.relations for part in parts]),
+        torch.cat([_widen(part.offsets, width, 0.0) for part in parts]))
     return whole[torch.from_numpy(np.argsort(order)).to(whole.gold.device)]
 
 
 def _gather(
-    generator: Generator, voices: Sequence[Voice], questions: Ints, best: int | None
+    generator: Generator, voices: Sequence[Voice], questions: Ints, best: int | None,
+    lots: torch.Generator,
 ) -> Candidates:
     search, graph, device = generator.search, generator.graph, generator.device
     queries, gold = questions[:, :2], torch.from_numpy(questions[:, 2].astype(np.int64)).to(device)
@@ -59,6 +64,7 @@ def _gather(
     may = torch.ones(tables.shape[1:], dtype=torch.bool, device=device)
     may[owner, known] = False
     rows = torch.arange(len(gold), device=device)
+    stands_for = torch.ones_like(tables[0])
     if best is not None:
         count = min(best, int(may.sum(1).min()))
         chosen = torch.zeros_like(may)
@@ -67,7 +73,12 @@ def _gather(
             chosen.scatter_(1, top_k(search, encoded, count, allowed=allowed).entities, True)
             for table in tables:
                 chosen.scatter_(1, table.masked_fill(~may, -torch.inf).topk(count, 1).indices, True)
-        may &= chosen
+        chosen &= may
+        chosen[rows, gold] = True
+        others = may & ~chosen
+        drawn = _draw(others, best, lots)
+        stands_for[drawn] = (others.sum(1) / drawn.sum(1)).repeat_interleave(drawn.sum(1))
+        may = chosen | drawn
     may[rows, gold] = True
     owner, entity = may.nonzero().unbind(1)
     found = search.sweep(encoded, torch.full((len(gold),), -torch.inf, device=device),
@@ -82,7 +93,16 @@ def _gather(
     packed[owner, column] = names[owner, entity]
     scores = torch.zeros(len(tables), len(gold), width, device=device)
     scores[:, owner, column] = tables[:, owner, entity]
-    return Candidates(packed, scores, (may.cumsum(1) - 1)[rows, gold], relations)
+    offsets = torch.zeros_like(packed)
+    offsets[owner, column] = stands_for[owner, entity].log()
+    return Candidates(packed, scores, (may.cumsum(1) - 1)[rows, gold], relations, offsets)
+
+
+def _draw(among: Tensor, count: int, lots: torch.Generator) -> Tensor:
+    """So many of each row's, or all where there are fewer; bool [Q, N]."""
+    keys = torch.rand(among.shape, generator=lots).to(among.device).masked_fill(~among, -1)
+    found = keys.topk(min(count, among.shape[1]), 1)
+    return torch.zeros_like(among).scatter_(1, found.indices, found.values >= 0)
 
 
 def _widen(table: Tensor, width: int, fill: float) -> Tensor:
