@@ -20,7 +20,7 @@ from caption_cache.errors import InputError
 from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import evaluate_run, test_answer
-from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, CertifiedRanks, RankKind
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -76,11 +76,7 @@ class FuseConfig:
         if self.budget is not None and self.ranks == "exact":
             raise InputError("A --budget is of certified ranks; give --ranks certified with it, or "
                              "leave it out.")
-        self.ranker()
-
-    def ranker(self) -> CertifiedRanks | None:
-        """How valid and test are ranked; None: exactly."""
-        return None if self.ranks == "exact" else CertifiedRanks(self.budget)
+        ranker_of(self.ranks, self.budget)  # refuses a budget below 1
 
 
 def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
@@ -123,8 +119,9 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
     write_result(out / "training.json", {
         "system": " + ".join(["generator", *(voice.label for voice in voices)]),
         "method": config.method, "parts": [asdict(part) for part in parts], **about})
-    evaluate_run(out, "valid", config.ranker())
-    return test_answer(out, evaluate_run(out, "test", config.ranker()))
+    ranker = ranker_of(config.ranks, config.budget)
+    evaluate_run(out, "valid", ranker)
+    return test_answer(out, evaluate_run(out, "test", ranker))
 
 
 def _open_folder(out: Path) -> None:

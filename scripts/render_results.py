@@ -21,15 +21,13 @@ from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from reproduce import cells, percent
+from reproduce import is_wide, least_mrr, percent, row_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
 KINDS = {"train": "generator", "train_scorer": "scorer", "fusion": "fusion"}
 MARKERS = "os^"
 SHOWN = 12
-WIDE = 0.005
-"""Half of a bracket of the MRR that is shown as a bracket."""
 SUBSET = "MKG-W-subset"
 SYSTEMS = {
     "all fused": ("fused, all", "generator + all scorers"),
@@ -84,16 +82,11 @@ def section(name: str, published: Mapping[str, Any]) -> str:
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
     lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head | minutes |",
              "|---|---|---|---|---|---|---|---|"]
-    for system, row in sorted(document["rows"].items(), key=lambda item: -_least(item[1])):
-        within = row.get("mrr_within", 0.0)
-        shown = list(map(percent, cells(row)))
-        if within > WIDE:  # the middles of such brackets would be read as figures
-            shown = [f"{100 * _least(row):.1f} to {100 * (_least(row) + 2 * within):.1f}",
-                     *("–" for _ in shown[1:])]
-            within = 0.0
-        lines.append(f"| {system}" + (f", certified to {100 * within:.2f}" if within else "")
-                     + f"{'' if len(row['seeds']) > 1 else ', one seed'} | " + " | ".join(shown)
-                     + f" | {row['seconds']['mean'] / 60:.0f} |")
+    for system, row in sorted(document["rows"].items(), key=lambda item: -least_mrr(item[1])):
+        within = ("" if is_wide(row) or not row["mrr_within"]
+                  else f", certified to {100 * row['mrr_within']:.2f}")
+        lines.append(f"| {system}{within}{'' if len(row['seeds']) > 1 else ', one seed'} | "
+                     + " | ".join(row_figures(row)) + f" | {row['seconds']['mean'] / 60:.0f} |")
     notes = []
     for system, entry in sorted(published.get(document["benchmark"], {}).items(),
                                 key=lambda item: -item[1]["figures"][0]):
@@ -111,11 +104,6 @@ def section(name: str, published: Mapping[str, Any]) -> str:
         lines.append(f"| *{system}, as published{source}*{mark} | {figures} | | | |")
     lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _least(row: Mapping[str, Any]) -> float:
-    """The least that the MRR of a row can be."""
-    return _mean(row["both"], "mrr") - float(row.get("mrr_within", 0.0))
 
 
 def nations_section() -> str:
@@ -152,7 +140,7 @@ def plot(name: str) -> None:
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
     best: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for system, row in document["rows"].items():
-        if row.get("mrr_within", 0.0) > WIDE:
+        if is_wide(row):
             continue
         kind = KINDS[row["kind"]]
         if kind not in best or _mean(row["both"], "mrr") > _mean(best[kind][1]["both"], "mrr"):

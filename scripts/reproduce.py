@@ -32,6 +32,8 @@ from kgc_seq2seq.graph.folder import read_graph
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 STOPPED = 3
+WIDE = 0.005
+"""Half of a bracket of the MRR that is shown as a bracket."""
 
 
 @dataclass(frozen=True)
@@ -324,14 +326,30 @@ def table(document: Mapping[str, Any]) -> str:
     lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head |",
              "|---|---|---|---|---|---|---|"]
     for name, row in document["rows"].items():
-        lines.append(f"| {name} | " + " | ".join(map(percent, cells(row))) + " |")
+        lines.append(f"| {name} | " + " | ".join(row_figures(row)) + " |")
     return "\n".join(lines)
 
 
-def cells(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def row_figures(row: Mapping[str, Any]) -> list[str]:
     """What a table shows of a row: four metrics, and the MRR of each direction."""
-    return [*(row["both"][metric] for metric in METRICS),
-            *(row[side]["mrr"] for side in ("tail", "head"))]
+    shown = [*(percent(row["both"][metric]) for metric in METRICS),
+             *(percent(row[side]["mrr"]) for side in ("tail", "head"))]
+    if not is_wide(row):
+        return shown
+    # The middles of such brackets would be read as figures.
+    least = least_mrr(row)
+    return [f"{100 * least:.1f} to {100 * (least + 2 * row['mrr_within']):.1f}",
+            *["–"] * (len(shown) - 1)]
+
+
+def is_wide(row: Mapping[str, Any]) -> bool:
+    """Whether the MRR of a row is so uncertain that only its bracket says something."""
+    return bool(row["mrr_within"] > WIDE)
+
+
+def least_mrr(row: Mapping[str, Any]) -> float:
+    """The least that the MRR of a row can be."""
+    return float(row["both"]["mrr"]["mean"] - row["mrr_within"])
 
 
 def percent(cell: Mapping[str, Any]) -> str:

@@ -55,7 +55,7 @@ def test_a_candidate_may_stand_for_many() -> None:
     names, scores, gold, asked = problem(1)
     twice = torch.cat([torch.arange(12), torch.arange(6, 12)])
     gold = gold % 6
-    one = Candidates(names, scores, gold, asked, torch.zeros_like(names))
+    one = all_of(names, scores, gold, asked)
     one.offsets[:, 6:] = np.log(2)
     other = all_of(names[:, twice], scores[..., twice], gold, asked)
     weights = torch.rand(len(scores), 3, dtype=torch.float64)

@@ -135,9 +135,9 @@ class CertifiedRanks:
         return tuple(column.cpu().numpy() for column in (found.better, found.tied, found.open))
 
 
-def ranker_of(kind: RankKind) -> CertifiedRanks | None:
-    """How answers are ranked: None is exactly."""
-    return None if kind == "exact" else CertifiedRanks()
+def ranker_of(kind: RankKind, budget: int | None = None) -> CertifiedRanks | None:
+    """How answers are ranked, within a budget where they are certified: None is exactly."""
+    return None if kind == "exact" else CertifiedRanks(budget)
 
 
 def _score_gold(

@@ -74,10 +74,10 @@ def _gather(
             for table in tables:
                 chosen.scatter_(1, table.masked_fill(~may, -torch.inf).topk(count, 1).indices, True)
         chosen &= may
-        chosen[rows, gold] = True
         others = may & ~chosen
         drawn = _draw(others, best, lots)
-        stands_for[drawn] = (others.sum(1) / drawn.sum(1)).repeat_interleave(drawn.sum(1))
+        each = drawn.sum(1)
+        stands_for[drawn] = (others.sum(1) / each).repeat_interleave(each)
         may = chosen | drawn
     may[rows, gold] = True
     owner, entity = may.nonzero().unbind(1)
