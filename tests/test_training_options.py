@@ -240,6 +240,12 @@ def test_lora_trains_adapters_and_new_rows_and_keeps_them_merged(
     parts = replace(adapted, out=str(tmp_path / "parts"))
     run_training(parts)
     monkeypatch.undo()
+    base = load_model(pretrained)
+    base.decoder.block[0].layer[0].SelfAttention.o.weight.data[0, 0] += 1
+    base.save_pretrained(pretrained)
+    with pytest.raises(InputError, match="stands beside other frozen weights"):
+        run_training(parts)
+    model.save_pretrained(pretrained)
     run_training(parts)
     one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -61,6 +61,14 @@ class TrainingState:
                 found.setdefault(id(tensor), (name, tensor))  # tied weights have several names
         return dict(found.values())
 
+    def frozen(self) -> int:
+        """A number that weights which training leaves alone would hardly share with others.
+
+        Their bits are summed as integers, which gives the same on every machine.
+        """
+        return sum(int(weight.detach().view(torch.uint8).sum(dtype=torch.int64))
+                   for weight in self.model.parameters() if not weight.requires_grad)
+
 
 class Checkpoints:
     """The folder of checkpoints of one run."""
@@ -106,7 +114,7 @@ class Checkpoints:
             (aside / "state.json").write_text(json.dumps({
                 "progress": asdict(progress), "optimizer": scalars,
                 "scaler": state.scaler.state_dict() if state.scaler else None,
-                "config": self.config,
+                "frozen": state.frozen(), "config": self.config,
             }, indent=1))
         for old in self.steps[: -self.keep]:
             shutil.rmtree(old)
@@ -126,6 +134,9 @@ class Checkpoints:
         try:
             saved = json.loads((folder / "state.json").read_text())
             _refuse_other_config(folder, saved["config"], self.config)
+            if saved["frozen"] != state.frozen():
+                raise InputError(f"{folder} stands beside other frozen weights than are loaded; "
+                                 "put back the model in model.pretrained, or --restart.")
             progress = Progress(**saved["progress"])
             _copy(load_file(folder / "model.safetensors"), state.weights())
             tensors = load_file(folder / "optimizer.safetensors")
