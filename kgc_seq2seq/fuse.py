@@ -214,9 +214,8 @@ def _fit(
     if shrinkage is None:
         tried = choose_shrinkage(known, count, _folds(known, config.folds), SHRINKAGES)
         shrinkage = max(tried, key=lambda value: tried[value])
-    weights, sharpness = fit_weights(known, count, shrinkage)
-    return weights, {
-        "sharpness": round(sharpness, 4),
+    weights = fit_weights(known, count, shrinkage)
+    return weights[1:] / weights[0], {
         "weights_fitted_on": "valid",
         "weights_fitted_over": "all entities" if whole
         else f"the answer, the {config.candidates} best of each part, and as many others drawn",
@@ -224,8 +223,8 @@ def _fit(
         "shrinkage_chosen_by": None if not tried else
         {"cross_validation_folds_of_valid": config.folds,
          "held_out_log_likelihood": {str(key): round(value, 5) for key, value in tried.items()}},
-        "weights": {voice.label: _by_relation(graph, row.tolist())
-                    for voice, row in zip(voices, weights, strict=True)}}
+        "weights": {label: _by_relation(graph, row.tolist()) for label, row in zip(
+            ["generator", *(voice.label for voice in voices)], weights, strict=True)}}
 
 
 def _folds(known: Candidates, count: int) -> Tensor:

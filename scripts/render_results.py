@@ -172,7 +172,7 @@ def plot_relations(
         right.barh([place + 0.8 * (number / len(parts) - 0.5) for place in range(len(shown))],
                    [(values[relation]["tail"] + values[relation]["head"]) / 2
                     for relation in shown], 0.8 / len(parts), align="edge", label=part)
-    right.set_xlabel("λ, mean of both directions\n(the generator's is 1)")
+    right.set_xlabel("weight of a part, mean of both directions")
     for axis in (left, right):
         axis.grid(axis="x", alpha=0.3)
         axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2,

@@ -1,7 +1,7 @@
 """What scorers add to the log-probability of a name: a weight for each relation, fitted on valid.
 
-``fused(e) = log p(name of e) + Σ_s λ_sr · log softmax(scorer_s)(e)`` is a log-linear model of the
-answer (a product of experts), so its likelihood has one maximum in λ.
+``fused(e) = log p(name of e) + Σ_s λ_sr · log softmax(scorer_s)(e)`` is, times a weight of its own
+for the generator, a log-linear model of the answer (a product of experts).
 """
 
 from __future__ import annotations
@@ -128,62 +128,64 @@ class Candidates:
         return Candidates(self.names[chosen], self.scores[:, chosen], self.gold[chosen],
                           self.relations[chosen], self.offsets[chosen])
 
-    def log_likelihood(self, weights: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
-        """Of each answer under λ, [S, 2R], all scores times the sharpness: [Q]."""
-        none = self.names.isneginf()  # times the sharpness, they would have no gradient
-        fused = self.names.masked_fill(none, 0) + (
-            weights[:, self.relations, None] * self.scores).sum(0)
-        fused = (sharpness * fused).masked_fill(none, -torch.inf)
+    def log_likelihood(self, weights: Tensor) -> Tensor:
+        """Of each answer, [Q], where parts count ``weights``, [1 + S, 2R], the generator first."""
+        of_names, *of_scores = weights[:, self.relations, None]
+        none = self.names.isneginf()  # times a weight, they would have no gradient
+        fused: Tensor = of_names * self.names.masked_fill(none, 0)
+        for weight, scores in zip(of_scores, self.scores, strict=True):
+            fused = fused + weight * scores
+        fused = fused.masked_fill(none, -torch.inf)
         return fused.gather(1, self.gold[:, None])[:, 0] - (fused + self.offsets).logsumexp(1)
 
 
-def fit_weights(
-    known: Candidates, count: int, shrinkage: float = 1.0
-) -> tuple[Tensor, float]:
+def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor:
     """The weights under which the answers of valid are most likely.
 
-    Maximises ``Σ_q log softmax(τ · fused)(gold_q) - shrinkage · Σ_sr (λ_sr - λ_s)²`` (less
-    ``log² τ`` and `_RIDGE` times λ_s², which only matter where there are few questions) over λ_sr,
-    the common λ_s and the sharpness τ: relations with few queries stay near the common weight. A
-    generator is often surer than it is right; without τ the fit could not trust it less than in
-    full. τ changes no order, so it is not kept in the score.
+    Maximises ``Σ_q log softmax(w_0r · log p + Σ_s w_sr · log softmax(scorer_s))(gold_q)`` over
+    ``w_sr = w_s + v_sr``, and over ``log w_0r`` alike, less ``shrinkage · Σ v²``: relations with
+    few queries stay near what holds for all. The generator has weights because it is often surer
+    than it is right, and good at some relations, poor at others; ``λ = w_s / w_0`` gives the same
+    order.
 
     Args:
         known: Questions with their answers.
         count: 2R.
-        shrinkage: How strongly weights are drawn to the common one.
+        shrinkage: How strongly a relation's weights are drawn to those of all.
 
     Returns:
-        λ, float32 [S, count], and τ.
+        w, float32 [1 + S, count]; the generator's, which come first, are positive.
 
     Raises:
         InputError: ``shrinkage`` is negative, or an answer is no candidate.
     """
     if shrinkage < 0:
         raise InputError(f"The shrinkage is {shrinkage}; give 0 or more.")
-    questions = len(known.gold)
+    questions, parts = len(known.gold), 1 + len(known.scores)
     if not torch.isfinite(known.names.gather(1, known.gold[:, None])).all():
         raise InputError("An answer of valid has probability 0 under the generator; fusion cannot "
                          "weigh against that.")
-    scorers, device = len(known.scores), known.names.device
-    common = torch.zeros(scorers, 1, dtype=torch.float64, device=device, requires_grad=True)
-    apart = torch.zeros(scorers, count, dtype=torch.float64, device=device, requires_grad=True)
-    sharpness = torch.zeros((), dtype=torch.float64, device=device, requires_grad=True)  # its log
-    optimizer = torch.optim.LBFGS([common, apart, sharpness], max_iter=200, tolerance_grad=1e-7,
+    common, apart = (torch.zeros(parts, width, dtype=torch.float64, device=known.names.device,
+                                 requires_grad=True) for width in (1, count))
+    optimizer = torch.optim.LBFGS([common, apart], max_iter=200, tolerance_grad=1e-7,
                                   tolerance_change=1e-10, line_search_fn="strong_wolfe")
+    # What few questions leave open is settled: the generator's is drawn to 1, the others' to 0.
+    ridge = torch.full((parts, 1), _RIDGE, device=known.names.device)
+    ridge[0] = 1
+
+    def weights() -> Tensor:
+        generator, scorers = (common + apart).tensor_split([1])
+        return torch.cat([generator.exp(), scorers])
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        likelihood = known.log_likelihood(common + apart, sharpness.exp()).mean()
-        # What few questions leave open is settled: τ is drawn to 1, and no λ grows for ever.
-        drawn = (shrinkage * apart.square().sum() + sharpness.square()
-                 + _RIDGE * common.square().sum())
-        total: Tensor = drawn / questions - likelihood
+        drawn = shrinkage * apart.square().sum() + (ridge * common.square()).sum()
+        total: Tensor = drawn / questions - known.log_likelihood(weights()).mean()
         total.backward()
         return total
 
     optimizer.step(closure)
-    return (common + apart).detach().float(), float(sharpness.detach().exp())
+    return weights().detach().float()
 
 
 def choose_shrinkage(
@@ -206,6 +208,6 @@ def choose_shrinkage(
         held_out = []
         for fold in folds.unique():
             fitted = fit_weights(known[folds != fold], count, shrinkage)
-            held_out.append(known[folds == fold].log_likelihood(*fitted))
+            held_out.append(known[folds == fold].log_likelihood(fitted))
         found[shrinkage] = float(torch.cat(held_out).mean())
     return found
