@@ -211,9 +211,12 @@ def test_a_signal_ends_a_validation_which_is_then_done_first(
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the validation went on")
 
-    for _ in range(2):  # a second signal, in the validation that was due
+    for before in (True, False, False):  # in the last step; then in the validation that is due
         with monkeypatch.context() as patch:
             patch.setattr("kgc_seq2seq.train.rank_triples", interrupted)
+            if before:
+                stop_at(every - 1, patch)
+                patch.setattr("kgc_seq2seq.train.rank_triples", None)
             stopped = run_training(parts)
         assert stopped is not None
         assert stopped.code == 3

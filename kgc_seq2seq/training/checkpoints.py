@@ -34,7 +34,7 @@ class Progress:
     window_step: int
     """The first step of that."""
     due: bool = False
-    """A signal came in the middle of a validation, which is to be done before the next step."""
+    """A signal kept a validation from its end; it is to be done before the next step."""
 
 
 START = Progress(0, 0, -1.0, 0, 0)

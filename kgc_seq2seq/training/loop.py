@@ -412,9 +412,11 @@ class _Caught:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Let a signal end what is done here: `_Interrupted` is raised."""
+        """Let a signal, also one from before, end what is done here: `_Interrupted` is raised."""
         self.at_once = True
         try:
+            if self.signal:
+                raise _Interrupted
             yield
         finally:
             self.at_once = False
