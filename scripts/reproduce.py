@@ -190,14 +190,14 @@ def prepare(
     options: argparse.Namespace, plan: Mapping[str, Any], work: Path, run: Runner
 ) -> Path:
     """The data set of a scale: imported, repaired, cut to size, audited, with vectors."""
-    source, whole = SOURCES[options.name], work.parent / "imported"
+    source, whole = SOURCES[options.name], work.parent / "imported" / options.name
     if not whole.is_dir():
         texts = ["--texts", options.texts.resolve()] if options.texts else []
         words = [word.format(source=options.source.resolve()) for word in source.options]
         run("import", "kgc_seq2seq.cli", "import", source.format, options.source.resolve(), whole,
             *words, *texts)
     if source.redraw_valid:
-        redrawn = work.parent / "redrawn"
+        redrawn = work.parent / "redrawn" / options.name
         if not redrawn.is_dir():
             run("split", "kgc_seq2seq.cli", "split", whole, redrawn, "--keep-test")
         whole = redrawn

@@ -100,6 +100,7 @@ def test_certified_rows_stand_with_the_middle_of_their_bracket(
     reproduce: ModuleType, source: Path, tmp_path: Path
 ) -> None:
     plan = yaml.safe_load(PLAN)
+    del plan["entities"]  # the whole graph
     plan["rows"] = {"generator": {"with": "train", "config": {
         "model": {"d_model": 16, "d_ff": 16, "num_heads": 2},
         "tokenizer": {"pieces": 60, "words": 20}, "input": {"captions": False},
@@ -119,7 +120,9 @@ def test_certified_rows_stand_with_the_middle_of_their_bracket(
     before = path.stat().st_mtime_ns
     assert reproduce.main(words) == 0
     assert path.stat().st_mtime_ns == before
-    row = json.loads((tmp_path / "reproduce-MKG-Y-tiny.json").read_text())["rows"]["generator"]
+    document = json.loads((tmp_path / "reproduce-MKG-Y-tiny.json").read_text())
+    assert document["dataset"]["name"] == "MKG-Y"
+    row = document["rows"]["generator"]
     assert row["both"]["mrr"]["mean"] == pytest.approx(mrr["low"] + 0.001, abs=1e-4)
     assert row["mrr_within"] == pytest.approx(0.001)
 
