@@ -8,20 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
+import yaml
 from huggingface_hub import HfApi
 
 from caption_cache.captions import current_rows
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
 from caption_cache.store import Store
+from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.graph.folder import refuse_taken
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
 from kgc_seq2seq.hub import why
 from kgc_seq2seq.model_card import model_card
-from kgc_seq2seq.runs import read_generator
+from kgc_seq2seq.runs import read_fusion, run_kind
 
-_PARTS = ("dataset", "model", "results", "tokenizer")
-_OF_RUN = ("trie.safetensors", "training.json", "metrics.jsonl")
+_PARTS = ("dataset", "model", "parts", "results", "tokenizer")
 _OF_DATASET = ("entities.tsv", "relations.tsv", *(f"{split}.tsv" for split in SPLITS))
 
 
@@ -30,43 +31,69 @@ def export_run(
 ) -> None:
     """Write what `Completer.from_pretrained` needs of a run into a folder that stands alone.
 
-    That is the best model, tokenizer, trie, configuration and results; of the data set the tables
-    and the captions, without images; and a model card, ``README.md``. Checkpoints stay behind.
+    That is the best model, of a fusion those of its parts, with configuration and results; of the
+    data set the tables and the captions that are read, without images; and a model card,
+    ``README.md``. Checkpoints stay behind.
 
     Args:
-        run: The run folder of a generator.
+        run: A run folder of any kind.
         folder: A new one.
         name: What the card calls it, ``user/name`` on a hub; by default the name of ``folder``.
         licence: Of the weights, for the card, as the hub spells it, such as ``apache-2.0``.
 
     Raises:
-        InputError: It is no run with results, its data set has gone, or the folder cannot be
-            written or is not empty.
+        InputError: It is no run with results, its data set or a part has gone, or the folder
+            cannot be written or is not empty.
     """
-    config = read_generator(run)
-    dataset = run / config.dataset
-    card = model_card(run, dataset, config, name or folder.name, licence)
+    card = model_card(run, name or folder.name, licence)
     refuse_taken(folder)
     try:
         with replacing(folder) as aside:
-            target = aside / "dataset"
-            (target / "captions").mkdir(parents=True)
-            for part in ("model", "results", "tokenizer"):
-                shutil.copytree(run / part, aside / part)
-            for file in _OF_RUN:
-                shutil.copyfile(run / file, aside / file)
-            for file in _OF_DATASET:
-                shutil.copyfile(dataset / file, target / file)
-            if (dataset / "dataset.json").is_file():
-                shutil.copyfile(dataset / "dataset.json", target / "dataset.json")
-            if Store(dataset).parts:
-                # Without the images, all captions count: so only those that count now go along.
-                rows = current_rows(dataset)
-                Store(target).add_table(rows.filter(pc.equal(rows["status"], "ok")))
-            replace(config, dataset="dataset").save(aside / "config.yaml")
+            _copy(run, aside)
+            shutil.copytree(run / "results", aside / "results")
             (aside / "README.md").write_text(card, "utf-8")
     except OSError as error:
         raise cannot_write(Path(error.filename or folder), error) from None
+
+
+def _copy(run: Path, target: Path) -> None:
+    """What answers of a run, without what was measured."""
+    kind = run_kind(run)
+    target.mkdir(parents=True)
+    shutil.copyfile(run / "training.json", target / "training.json")
+    if kind == "fusion":
+        shutil.copyfile(run / "fusion.safetensors", target / "fusion.safetensors")
+        fusion = read_fusion(run)
+        generator = replace(fusion.generator, run="parts/generator")
+        _copy(run / fusion.generator.run, target / generator.run)
+        scorers = tuple(replace(part, run=f"parts/scorer-{number}")
+                        for number, part in enumerate(fusion.scorers, start=1))
+        for old, new in zip(fusion.scorers, scorers, strict=True):  # it needs no more of them
+            shutil.copytree(run / old.run / "model", target / new.run / "model")
+        replace(fusion, generator=generator, scorers=scorers).save(target / "config.yaml")
+        return
+    config = read_yaml(run / "config.yaml")
+    shutil.copytree(run / "model", target / "model")
+    shutil.copyfile(run / "metrics.jsonl", target / "metrics.jsonl")
+    if kind == "generator":
+        shutil.copytree(run / "tokenizer", target / "tokenizer")
+        shutil.copyfile(run / "trie.safetensors", target / "trie.safetensors")
+    _copy_dataset(run / str(config["dataset"]), target / "dataset", captions=kind == "generator")
+    (target / "config.yaml").write_text(yaml.safe_dump(
+        config | {"dataset": "dataset"}, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def _copy_dataset(dataset: Path, target: Path, *, captions: bool) -> None:
+    target.mkdir()
+    for file in _OF_DATASET:
+        shutil.copyfile(dataset / file, target / file)
+    if (dataset / "dataset.json").is_file():
+        shutil.copyfile(dataset / "dataset.json", target / "dataset.json")
+    if captions and Store(dataset).parts:
+        # Without the images, all captions count: so only those that count now go along.
+        (target / "captions").mkdir()
+        rows = current_rows(dataset)
+        Store(target).add_table(rows.filter(pc.equal(rows["status"], "ok")))
 
 
 def push_to_hub(
@@ -75,7 +102,7 @@ def push_to_hub(
     """Export a run and upload it; `Completer.from_pretrained` then takes ``name``.
 
     Args:
-        run: The run folder of a generator.
+        run: A run folder of any kind.
         name: On the hub: ``user/name``. It is made when it is not there.
         private: Whether only its owner may see it, when it is made.
         licence: As in `export_run`.

@@ -3,58 +3,68 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from kgc_seq2seq.config import RunConfig
-from kgc_seq2seq.evaluation.results import read_result
+from kgc_seq2seq.config import read_yaml
+from kgc_seq2seq.evaluation.ranks import number_text
+from kgc_seq2seq.evaluation.results import read_result, result_name
 from kgc_seq2seq.graph.folder import read_about, read_graph
+from kgc_seq2seq.runs import Kind, read_fusion, read_generator, run_kind
 
 _METRICS = ("mrr", "hits@1", "hits@3", "hits@10", "mr")
+_WHAT: dict[Kind, str] = {
+    "generator": "It writes the name of the missing entity; a trie over all names makes every "
+                 "answer an entity of the graph.",
+    "scorer": "It scores every entity at once.",
+    "fusion": "A generator, which writes the name of the missing entity, and embedding scorers "
+              "answer together; every answer is an entity of the graph.",
+}
 
 
-def model_card(
-    run: Path, dataset: Path, config: RunConfig, name: str, licence: str | None
-) -> str:
+def model_card(run: Path, name: str, licence: str | None) -> str:
     """Markdown with the metadata that the hub reads.
 
     Args:
-        run: The run folder; its ``results/valid.json`` and ``results/test.json`` are shown.
-        dataset: Its data set.
-        config: Its configuration.
+        run: The run folder, of any kind; its results on valid and test are shown, exact ones
+            where there are any, else certified ones.
         name: What the model is called.
         licence: Of the weights, as the hub spells it; None leaves it open.
 
     Raises:
-        InputError: A result is missing or malformed, or the data set is.
+        InputError: It is no run, a result is missing or malformed, or the data set is.
     """
-    results = {split: read_result(run / "results" / f"{split}.json")
-               for split in ("valid", "test")}
+    kind = run_kind(run)
+    # What a fusion's generator reads, and where its data set lies.
+    first = run / read_fusion(run).generator.run if kind == "fusion" else run
+    config = read_yaml(first / "config.yaml")
+    results = {split: _result(run, split) for split in ("valid", "test")}
+    dataset = first / str(config["dataset"])
     graph, about = read_graph(dataset), read_about(dataset)
     protocol = results["test"]["protocol"]
     head, relation = (names[index] for names, index in zip(
         (graph.entity_names, graph.relation_names), graph.train[0, :2], strict=True))
+    captioned = kind != "scorer" and read_generator(first).input.reads_captions
+    pretrained = config["model"].get("pretrained")
     data = ModelCardData(
         model_name=name, library_name="kgc-seq2seq", pipeline_tag="graph-ml", license=licence,
-        base_model=config.model.pretrained if _is_hub_name(config.model.pretrained) else None,
-        tags=["knowledge-graph-completion", "link-prediction", "t5",
-              *["multimodal"] * bool(protocol.get("captions"))],
+        base_model=pretrained if _is_hub_name(pretrained) else None,
+        tags=["knowledge-graph-completion", "link-prediction", *["t5"] * (kind != "scorer"),
+              *["multimodal"] * captioned],
         eval_results=[EvalResult(
             task_type="graph-ml", task_name="Link prediction",
             dataset_type=re.sub(r"[^\w.-]+", "-", graph.name).lower(), dataset_name=graph.name,
             dataset_split=split, metric_type=metric, metric_name=f"filtered {metric}, both "
-            "directions", metric_value=round(result["both"][metric], 4))
+            "directions", metric_value=round(_at_worst(metric, result["both"][metric]), 4))
             for split, result in results.items() for metric in _METRICS])
     sections = {
         f"# {name}": [
-            "Completes the knowledge graph "
-            f"{graph.name}: for `(head, relation, ?)` and `(?, relation, tail)` it writes the name "
-            "of the missing entity. A trie over all names makes every answer an entity of the "
-            "graph and every rank exact."],
+            f"Completes the knowledge graph {graph.name}, `(head, relation, ?)` and `(?, relation, "
+            f"tail)`. {_WHAT[kind]}"],
         "## Use": [
             "```bash", f"kgc predict {quote(name)} --head {quote(head)} --relation "
             f"{quote(relation)} -k 5", "```", "",
@@ -62,33 +72,19 @@ def model_card(
             f"completer = Completer.from_pretrained({name!r})",
             f"for answer in completer.complete(Query({head!r}, {relation!r}), k=5):",
             "    print(answer.name, answer.probability, answer.known)", "```", "",
-            "The folder `model` alone is a T5 for transformers. All weights are safetensors."],
-        "## Results": [
-            *_result_table(results), "",
-            f"Ranks are {protocol['ranks']} among all {protocol['candidates']:,} entities, "
-            f"filtered by the facts of {', '.join(protocol['filtered_by'])}; ties have their "
-            f"{protocol['ties']} rank. The state with the best "
-            f"{protocol.get('selected_on', 'filtered MRR on valid')} was kept (step "
-            f"{protocol.get('best_step')} of {protocol.get('steps')}). One seed: "
-            f"{protocol.get('seed')}. The files in `results` hold the whole protocol, and the "
-            "metrics of every relation."],
+            "All weights are safetensors."
+            + " The folder `model` alone is a T5 for transformers." * (kind == "generator")],
+        "## Results": [*_result_table(results), "", " ".join(_how(protocol))],
         "## Data": [
             f"{graph.num_entities:,} entities, {graph.num_relations:,} relations; "
             + ", ".join(f"{len(graph.split(split)):,} {split}" for split in (
                 "train", "valid", "test")) + " facts.", "",
-            *(f"- {key}: {value}" for key, value in about.items()),
+            *(f"- {key}: {value}" for key, value in about.items() if value),
             *([] if "licence" in about else [
                 "- licence: not stated. Look up whether the data may be passed on."]), "",
-            "The folder `dataset` holds its tables and the captions of its images, which the "
-            "model reads; not the images."],
-        "## Training": [
-            f"{protocol.get('parameters', 0):,} weights, "
-            + (f"fine-tuned from `{config.model.pretrained}`" if config.model.pretrained
-               else "trained from scratch")
-            + (f" with LoRA of rank {config.model.lora.rank}, merged" if config.model.lora.rank
-               else "")
-            + f"; {config.training.batch_size} examples a step. `config.yaml` holds every setting "
-            "and `metrics.jsonl` the course of the training."],
+            "A folder `dataset` holds its tables"
+            + " and the captions, which the model reads," * captioned + " not the images."],
+        "## Training": [_training(kind, config, protocol)],
         "## Limits": [
             "It ranks what is likely given the graph it was trained on, with that graph's gaps and "
             "biases. Its probabilities are relative to the graph's entities: an answer that is not "
@@ -96,6 +92,51 @@ def model_card(
     }
     text = "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=False))
+
+
+def _result(run: Path, split: str) -> dict[str, Any]:
+    results = run / "results"
+    certified = results / f"{result_name(split, 'certified')}.json"
+    exact = results / f"{split}.json"
+    return read_result(certified if certified.is_file() and not exact.is_file() else exact)
+
+
+def _at_worst(metric: str, value: float | Mapping[str, float]) -> float:
+    """The worse end of a bracket."""
+    if isinstance(value, Mapping):
+        return value["high" if metric == "mr" else "low"]
+    return value
+
+
+def _how(protocol: Mapping[str, Any]) -> Iterator[str]:
+    """The protocol in sentences."""
+    yield (f"Ranks are {protocol['ranks']} among all {protocol['candidates']:,} entities, filtered "
+           f"by the facts of {', '.join(protocol['filtered_by'])}; ties have their "
+           f"{protocol['ties']} rank.")
+    if protocol["ranks"] == "certified":
+        yield "The exact figures lie in the brackets; the metadata have their worse ends."
+    if "best_step" in protocol:
+        yield (f"The state with the best {protocol['selected_on']} was kept (step "
+               f"{protocol['best_step']} of {protocol['steps']}).")
+    if "seed" in protocol:
+        yield f"One seed: {protocol['seed']}."
+    yield ("The files in `results` hold the whole protocol, and the metrics of every relation.")
+
+
+def _training(kind: Kind, config: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    if kind == "fusion":
+        labels = ", ".join(part["label"] for part in protocol["parts"])
+        fitted = protocol["weights_fitted_on"]
+        return (f"The parts ({labels}) were trained apart"
+                + (f", and their weights fitted on {fitted}" if fitted else "")
+                + ". `training.json` holds the weights, `parts` the models.")
+    pretrained, rank = config["model"].get("pretrained"), config["model"].get(
+        "lora", {}).get("rank")
+    return (f"{protocol['parameters']:,} weights, "
+            + (f"fine-tuned from `{pretrained}`" if pretrained else "trained from scratch")
+            + (f" with LoRA of rank {rank}, merged" if rank else "")
+            + f"; {config['training']['batch_size']} examples a step. `config.yaml` holds every "
+            "setting and `metrics.jsonl` the course of the training.")
 
 
 def _is_hub_name(source: str | None) -> bool:
@@ -107,5 +148,5 @@ def _result_table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield "|---|---|" + "---|" * (len(_METRICS) + 1)
     for split, result in results.items():
         for side in ("both", "tail", "head"):
-            numbers = " | ".join(f"{result[side][metric]:.4f}" for metric in _METRICS)
+            numbers = " | ".join(number_text(result[side][metric]) for metric in _METRICS)
             yield f"| {split} | {side} | {numbers} | {result[side]['count']:,} |"

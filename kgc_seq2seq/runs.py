@@ -83,6 +83,11 @@ class Fusion:
     depth: int | None = None
     """How many of the generator's answers are put into order; only with rerank."""
 
+    def save(self, path: Path) -> None:
+        """Write it as YAML, in the order of the fields."""
+        values = asdict(self) | {"scorers": [asdict(part) for part in self.scorers]}
+        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+
 
 def run_kind(run: Path) -> Kind:
     """What a folder is a run of.
@@ -203,9 +208,8 @@ def save_fusion(
     with replacing(run / "fusion.safetensors") as aside:
         save_file({"weights": weights.cpu().contiguous(), "places": places.cpu().contiguous()},
                   aside)
-    values = asdict(config) | {"scorers": [asdict(part) for part in config.scorers]}
     with replacing(run / "config.yaml") as aside:
-        aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+        config.save(aside)
 
 
 def read_fusion(run: Path) -> Fusion:

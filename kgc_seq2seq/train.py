@@ -132,7 +132,7 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     stopped = train_task(task, accelerator, config, stored.as_dict(), {
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours,
-        "captions": any(map(config.input.reads, config.input.caption_scopes)),
+        "captions": config.input.reads_captions,
         **_selection(len(facts), len(graph.valid), ranker)})
     if stopped is not None:
         return stopped

@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import random_graph
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
@@ -536,3 +537,44 @@ def test_a_training_does_not_go_on_with_vectors_of_another_width(
     said = capsys.readouterr().err
     assert "does not fit the model" in said and "--restart" in said
     assert len(said.strip().split("\n")) == 1
+
+
+@pytest.mark.parametrize("kind", ["fusion", "lbmkgc"])
+def test_what_is_exported_answers_alone(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    run, exported = here / kind, tmp_path / "exported"
+    if kind == "fusion":
+        answer(capsys, "fuse", here / "generator", here / "distmult", here / "lbmkgc", "--out", run,
+               "--folds", "2", "--ranks", "certified")
+    words = ["--head", "thing apple", "--relation", "kind", "-k", "5", "--explain"]
+    expected = answer(capsys, "predict", run, *words)
+    assert main(["export", str(run), str(exported)]) == 0
+    capsys.readouterr()
+    shutil.rmtree(here)
+    again = tmp_path / "again"
+    assert main(["export", str(exported), str(again)]) == 0
+    capsys.readouterr()
+    shutil.rmtree(exported)
+    found = answer(capsys, "predict", again, *words)
+    assert [entry["id"] for entry in found["answers"]] == [
+        entry["id"] for entry in expected["answers"]]
+    for one, other in zip(found["contributions"], expected["contributions"], strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert not list(again.rglob("checkpoints"))
+    card = ModelCard.load(again / "README.md")
+    assert {entry.metric_type for entry in card.data.eval_results} >= {"mrr", "hits@10"}
+    assert "t5" in card.data.tags or kind == "lbmkgc"
+    if kind == "fusion":
+        result = json.loads((again / "results" / "test-certified.json").read_text())
+        given = {(entry.dataset_split, entry.metric_type): entry.metric_value
+                 for entry in card.data.eval_results}
+        for metric, end in (("mrr", "low"), ("mr", "high")):
+            assert given["test", metric] == pytest.approx(result["both"][metric][end], abs=1e-4)
+        assert "Ranks are certified among all" in card.text
+        assert "The parts (generator, DistMult, LBMKGC) were trained apart" in card.text
+        assert sorted(path.name for path in (again / "parts").iterdir()) == [
+            "generator", "scorer-1", "scorer-2"]
+    else:
+        assert "It scores every entity at once." in card.text

@@ -124,7 +124,8 @@ class Hub:
         self.made[name] = how
 
     def upload_folder(self, *, repo_id: str, folder_path: Path, **how: Any) -> SimpleNamespace:
-        assert how["delete_patterns"] == ["dataset/*", "model/*", "results/*", "tokenizer/*"]
+        assert how["delete_patterns"] == [
+            f"{part}/*" for part in ("dataset", "model", "parts", "results", "tokenizer")]
         shutil.copytree(folder_path, self.keep / repo_id)
         return SimpleNamespace(commit_url=f"https://hub.invalid/{repo_id}/commit/1")
 

@@ -104,6 +104,11 @@ class InputConfig:
             section.source == place if place else section.pair_caption
             for section in SETTINGS[self.setting])
 
+    @property
+    def reads_captions(self) -> bool:
+        """Whether captions of any scope are read."""
+        return any(map(self.reads, self.caption_scopes))
+
     def literals(self) -> list[str]:
         """What stands in the inputs whatever the query; marks, which are single tokens, aside."""
         texts = (text for section in self.sections() for template in (
