@@ -16,7 +16,7 @@ from kgc_seq2seq.evaluation.compare import Measured, compare, read_measured
 from kgc_seq2seq.evaluation.frequency import frequency_ranks
 from kgc_seq2seq.evaluation.ranks import Floats
 from kgc_seq2seq.evaluation.report import Example, Report, write_report
-from kgc_seq2seq.evaluation.results import ranks_of, summarize
+from kgc_seq2seq.evaluation.results import TRIPLE, ranks_of, summarize, surest_result
 from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.runs import open_run
@@ -42,7 +42,7 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
             under another protocol.
     """
     opened = open_run(run)
-    measured = read_measured(run, "test")
+    measured = read_measured(run, surest_result(run, "test"))
     completer = Completer(opened)
     graph, dataset = completer.graph, opened.dataset
     gallery = Gallery(completer, ranks_of(measured.table).realistic, dataset.resolve(),
@@ -56,7 +56,8 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
                "entities with an image": len(gallery.pictures),
                "captions read": len(gallery.captions)},
         comparison=compare([measured, _by_frequency(graph, measured),
-                            *(read_measured(other, "test") for other in against)]),
+                            *(read_measured(other, surest_result(other, "test"))
+                              for other in against)]),
         history=read_metrics(run),
         calibration=json.loads(calibration.read_text("utf-8")) if calibration.is_file() else None,
         relation_names=dict(zip(graph.relation_ids, graph.relation_names, strict=False)),
@@ -67,12 +68,13 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
 def _by_frequency(graph: KnowledgeGraph, measured: Measured) -> Measured:
     """The baseline, as if it had been measured with the run."""
     ranks = frequency_ranks(graph, graph.test)
-    table = measured.table
+    table = measured.table.select([*TRIPLE, "direction", "better", "tied"])
     for name, column in (("better", ranks.better), ("tied", ranks.tied)):
         table = table.set_column(table.column_names.index(name), name, [column])
     return Measured("frequency of the answer in train", {
         **summarize(graph, graph.test, ranks),
-        "protocol": {**measured.result["protocol"], "system": "frequency"}}, table)
+        "protocol": {**measured.result["protocol"], "ranks": "exact", "system": "frequency"}},
+        table)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Gallery:
     completer: Completer
     """Answers them."""
     ranks: Floats
-    """The rank of each right answer, [2n]."""
+    """The rank of each right answer, of a bracket the best, [2n]."""
     dataset: Path
     """The data-set folder, resolved."""
     pictures: Mapping[str, Sequence[str]]

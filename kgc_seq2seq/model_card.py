@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluation.ranks import number_text
-from kgc_seq2seq.evaluation.results import read_result, result_name
+from kgc_seq2seq.evaluation.results import read_result, surest_result
 from kgc_seq2seq.graph.folder import read_about, read_graph
 from kgc_seq2seq.runs import Kind, read_fusion, read_generator, run_kind
 
@@ -42,7 +42,8 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
     # What a fusion's generator reads, and where its data set lies.
     first = run / read_fusion(run).generator.run if kind == "fusion" else run
     config = read_yaml(first / "config.yaml")
-    results = {split: _result(run, split) for split in ("valid", "test")}
+    results = {split: read_result(run / "results" / f"{surest_result(run, split)}.json")
+               for split in ("valid", "test")}
     dataset = first / str(config["dataset"])
     graph, about = read_graph(dataset), read_about(dataset)
     protocol = results["test"]["protocol"]
@@ -92,13 +93,6 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
     }
     text = "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=False))
-
-
-def _result(run: Path, split: str) -> dict[str, Any]:
-    results = run / "results"
-    certified = results / f"{result_name(split, 'certified')}.json"
-    exact = results / f"{split}.json"
-    return read_result(certified if certified.is_file() and not exact.is_file() else exact)
 
 
 def _at_worst(metric: str, value: float | Mapping[str, float]) -> float:

@@ -578,3 +578,30 @@ def test_what_is_exported_answers_alone(
             "generator", "scorer-1", "scorer-2"]
     else:
         assert "It scores every entity at once." in card.text
+
+
+def test_certified_results_stand_beside_exact_ones(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    run = here / "fusion"
+    fuse = ["fuse", here / "generator", here / "distmult", "--out", run, "--folds", "2"]
+    answer(capsys, *fuse, "--ranks", "certified")
+    result = json.loads((run / "results" / "test-certified.json").read_text())
+    found = answer(capsys, "compare", run, here / "distmult")
+    assert found["runs"][0]["both"] == result["both"]
+    assert found["runs"][1]["both"]["mrr"] == answer(
+        capsys, "evaluate", here / "distmult")["both"]["mrr"]
+    assert "test.json is missing" in refused(capsys, "compare", run, here / "distmult", "--ranks",
+                                             "exact")
+    # Brackets of so small a graph are nearly shut; open them.
+    result["both"]["mrr"] = {"low": 0.4, "high": 0.6}
+    (run / "results" / "test-certified.json").write_text(json.dumps(result))
+    answer(capsys, "report", run, "--against", here / "distmult")
+    page = (run / "report.html").read_text()
+    assert "Ranks lie in certified brackets" in page
+    assert "<b>0.400–0.600</b>" in page
+    answer(capsys, *fuse)
+    assert [entry["both"]["mrr"] for entry in answer(
+        capsys, "compare", run, here / "distmult")["runs"]] == [
+        answer(capsys, "evaluate", path)["both"]["mrr"] for path in (run, here / "distmult")]

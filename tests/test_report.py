@@ -167,7 +167,8 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", Report(
         run=evil, result={
             **sides, "by_relation": {"r": sides}, "slices": {"given_text": {evil: sides}},
-            "protocol": {"dataset": evil, "split": "test", "candidates": 12, "system": evil,
+            "protocol": {"dataset": evil, "split": "test", "candidates": 12, "ranks": "exact",
+                         "system": evil,
                          "weights": {evil: 0.4, "LBMKGC": {"r": {"tail": 0.2, "head": 0.5}}}}},
         sizes={evil: 3}, comparison={
             "runs": [run, {**run, "run": "b"}], "differences": {"b": gap},

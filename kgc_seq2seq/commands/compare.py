@@ -20,8 +20,9 @@ def add_compare(parser: Parser) -> None:
                          help="the folders of runs to compare it with")
     command.add_argument("--split", choices=["valid", "test"], default="test",
                          help="the facts that were ranked")
-    command.add_argument("--ranks", choices=["exact", "certified", "sampled"], default="exact",
-                         help="how they were ranked")
+    command.add_argument("--ranks", choices=["exact", "certified", "sampled"], help=(
+        "how they were ranked; by default exactly, or within certified brackets where only that "
+        "was done"))
     command.add_argument("--anyway", action="store_true", help=(
         "also compare what was measured under unlike protocols"))
     command.add_argument("--resamples", type=int, default=10_000, metavar="N",
@@ -31,10 +32,11 @@ def add_compare(parser: Parser) -> None:
 
 def _compare(options: Namespace) -> Answer:
     from kgc_seq2seq.evaluation.compare import compare, read_measured
-    from kgc_seq2seq.evaluation.results import result_name
+    from kgc_seq2seq.evaluation.results import result_name, surest_result
 
-    name = result_name(options.split, options.ranks)
-    runs = [read_measured(run, name) for run in (options.run, *options.others)]
+    runs = [read_measured(run, result_name(options.split, options.ranks) if options.ranks
+                          else surest_result(run, options.split))
+            for run in (options.run, *options.others)]
     found = compare(runs, anyway=options.anyway, resamples=options.resamples, seed=options.seed)
     return Answer(found, _text(found))
 

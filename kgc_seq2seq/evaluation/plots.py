@@ -10,6 +10,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from kgc_seq2seq.evaluation.ranks import middle
+
 _INK, _BLUE, _ORANGE, _GREY = "#1f2937", "#2563a8", "#c2681c", "#6b7280"
 _COLOURS = {_INK: "currentColor", _BLUE: "var(--blue)", _ORANGE: "var(--orange)",
             _GREY: "var(--grey)"}
@@ -18,15 +20,15 @@ _WIDTH = 5.4
 
 
 def relation_bars(by_relation: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """MRR by relation and by the end that is asked for, the best relation first.
+    """MRR (of a bracket its middle) by relation and the end that is asked for, best first.
 
     Args:
         by_relation: As `results.summarize` gives it.
         names: Of the relations, by id.
     """
-    order = sorted(by_relation, key=lambda key: by_relation[key]["both"]["mrr"])
+    order = sorted(by_relation, key=lambda key: middle(by_relation[key]["both"]["mrr"]))
     return _bars([f"{names[key]} ({by_relation[key]['tail']['count']})" for key in order],
-                 {f"{side} asked for": [by_relation[key][side]["mrr"] for key in order]
+                 {f"{side} asked for": [middle(by_relation[key][side]["mrr"]) for key in order]
                   for side in ("tail", "head")}, "filtered MRR", end=1)
 
 

@@ -19,8 +19,13 @@ from kgc_seq2seq.evaluation.plots import (
     reliability_diagram,
     weight_bars,
 )
+from kgc_seq2seq.evaluation.ranks import middle
 
 _METRICS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10"}
+_RANKS = {
+    "exact": "All ranks are exact",
+    "certified": "Ranks lie in certified brackets, and a figure of two ends holds the exact one",
+}
 _SLICES = {
     "cardinality": "Cardinality of the relation",
     "entities": "Entities that train knows",
@@ -49,7 +54,7 @@ class Example:
     gold: str
     """The right answer."""
     rank: float
-    """Its exact filtered rank."""
+    """Its filtered rank, of a bracket the best."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,9 @@ def _how_good(report: Report) -> str:
     both = report.result["both"]
     figures = "".join(
         f'<div><b>{value}</b><span>{words}</span></div>' for value, words in (
-            (f"{both['hits@1']:.0%}", "of the right answers stand at rank 1"),
-            (f"{both['hits@10']:.0%}", "stand among the first ten"),
-            (f"{both['mrr']:.3f}", "filtered MRR")))
+            (_between(both["hits@1"], "{:.0%}"), "of the right answers stand at rank 1"),
+            (_between(both["hits@10"], "{:.0%}"), "stand among the first ten"),
+            (_between(both["mrr"], "{:.3f}"), "filtered MRR")))
     names = {"mr": "MR", **_METRICS, "mrr_optimistic": "MRR, ties optimistic"}
     names = {name: words for name, words in names.items() if name in both}
     rows = [[side, *(_number(report.result[side][name], name) for name in names),
@@ -131,8 +136,8 @@ def _on_what(report: Report) -> str:
     system = escape(str(stamp.get("system", "the run")))
     return (f"<p>{escape(str(stamp['dataset']))}: {sizes}.</p><p>Each {escape(stamp['split'])} "
             "fact is asked for twice, "
-            "(head, relation, ?) and (?, relation, tail). All ranks are exact: every one of the "
-            f"{stamp['candidates']:,} entities is a candidate, other known facts are left out, "
+            f"(head, relation, ?) and (?, relation, tail). {_RANKS[stamp['ranks']]}: every one of "
+            f"the {stamp['candidates']:,} entities is a candidate, other known facts are left out, "
             f"ties count with their mean rank. The system is <b>{system}</b>.</p>")
 
 
@@ -229,17 +234,23 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _number(value: float, name: str) -> str:
-    return f"{value:,.1f}" if name == "mr" else f"{value:.3f}"
+def _number(value: float | Mapping[str, float], name: str) -> str:
+    return _between(value, "{:,.1f}" if name == "mr" else "{:.3f}")
+
+
+def _between(value: float | Mapping[str, float], style: str) -> str:
+    """A number, or both ends of a bracket where they are not written alike."""
+    ends = value.values() if isinstance(value, Mapping) else (value,)
+    return "–".join(dict.fromkeys(style.format(end) for end in ends))
 
 
 def _difference(value: Mapping[str, float]) -> str:
     return "{difference:+.3f}<br><small>{low:+.3f} … {high:+.3f}</small>".format_map(value)
 
 
-def _bar(share: float) -> str:
-    return (f'<span class="track"><span class="bar" style="width:{100 * share:.1f}%"></span>'
-            f"</span> {share:.3f}")
+def _bar(share: float | Mapping[str, float]) -> str:
+    return (f'<span class="track"><span class="bar" style="width:{100 * middle(share):.1f}%">'
+            f"</span></span> {_number(share, 'mrr')}")
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

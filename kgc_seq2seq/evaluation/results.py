@@ -139,6 +139,13 @@ def result_name(split: str, ranks: str) -> str:
     return split if ranks == "exact" else f"{split}-{ranks}"
 
 
+def surest_result(run: Path, split: str) -> str:
+    """What a run's result among all entities is called: exact, or certified where only that is."""
+    certified = result_name(split, "certified")
+    paths = {name: run / "results" / f"{name}.json" for name in (split, certified)}
+    return certified if paths[certified].is_file() and not paths[split].is_file() else split
+
+
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result file."""
     with replacing(path) as aside:
