@@ -84,7 +84,7 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
             *([] if "licence" in about else [
                 "- licence: not stated. Look up whether the data may be passed on."]), "",
             "A folder `dataset` holds its tables"
-            + " and the captions, which the model reads," * captioned + " not the images."],
+            + " and the captions that the model reads" * captioned + ", not the images."],
         "## Training": [_training(kind, config, protocol)],
         "## Limits": [
             "It ranks what is likely given the graph it was trained on, with that graph's gaps and "
@@ -114,7 +114,7 @@ def _how(protocol: Mapping[str, Any]) -> Iterator[str]:
                f"{protocol['best_step']} of {protocol['steps']}).")
     if "seed" in protocol:
         yield f"One seed: {protocol['seed']}."
-    yield ("The files in `results` hold the whole protocol, and the metrics of every relation.")
+    yield "The files in `results` hold the whole protocol, and the metrics of every relation."
 
 
 def _training(kind: Kind, config: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
