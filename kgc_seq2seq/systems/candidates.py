@@ -28,8 +28,9 @@ def gather(
         voices: S scorers.
         triples: int32 [n, 3].
         best: The candidates are the answer, each part's so many best, and as many drawn from all
-            others, which stand for those: weights that only hold among the best would lift what no
-            part believes. None: all entities. Either way, other known answers are none.
+            others, which stand for those (`stand_ins`): weights that only hold among the best
+            would lift what no part believes. None: all entities. Either way, other known answers
+            are none.
 
     Returns:
         Of 2n questions: of all tail queries in the order of ``triples``, then of all head queries.
@@ -74,11 +75,9 @@ def _gather(
             for table in tables:
                 chosen.scatter_(1, table.masked_fill(~may, -torch.inf).topk(count, 1).indices, True)
         chosen &= may
-        others = may & ~chosen
-        drawn = _draw(others, best, lots)
-        each = drawn.sum(1)
-        stands_for[drawn] = (others.sum(1) / each).repeat_interleave(each)
-        may = chosen | drawn
+        drawn = stand_ins(may & ~chosen, tables, best * (1 + len(voices)), lots)
+        may = chosen | (drawn > 0)
+        stands_for[drawn > 0] = drawn[drawn > 0]
     may[rows, gold] = True
     owner, entity = may.nonzero().unbind(1)
     found = search.sweep(encoded, torch.full((len(gold),), -torch.inf, device=device),
@@ -98,11 +97,34 @@ def _gather(
     return Candidates(packed, scores, (may.cumsum(1) - 1)[rows, gold], relations, offsets)
 
 
-def _draw(among: Tensor, count: int, lots: torch.Generator) -> Tensor:
-    """So many of each row's, or all where there are fewer; bool [Q, N]."""
-    keys = torch.rand(among.shape, generator=lots).to(among.device).masked_fill(~among, -1)
-    found = keys.topk(min(count, among.shape[1]), 1)
-    return torch.zeros_like(among).scatter_(1, found.indices, found.values >= 0)
+def stand_ins(
+    among: Tensor, log_probabilities: Tensor, count: int, lots: torch.Generator
+) -> Tensor:
+    """Draw a few entities that stand for many in sums over them (importance sampling).
+
+    Half of the draws are even, half by what scorers believe: what holds much of their probability
+    would else be missed by most draws. All are taken where they are no more than the draws.
+
+    Args:
+        among: What is drawn from, bool [Q, N].
+        log_probabilities: Of S scorers, float32 [S, Q, N].
+        count: How often is drawn for each query, with replacement.
+        lots: Draws; on the CPU.
+
+    Returns:
+        How many each stands for, float32 [Q, N], 1 in the mean over draws; 0: not drawn.
+    """
+    even = among / among.sum(1, keepdim=True).clamp(min=1)
+    believed = log_probabilities.exp().mean(0) * among
+    total = believed.sum(1, keepdim=True)
+    chances = torch.where(total > 0, (even + believed / total) / 2, even)
+    chances[~among.any(1)] = 1  # of nothing nothing is drawn, whatever multinomial wants
+    places = torch.multinomial(chances.cpu(), count, replacement=True, generator=lots)
+    times = torch.zeros_like(chances).scatter_add_(
+        1, places.to(chances.device), torch.ones_like(places, dtype=chances.dtype,
+                                                      device=chances.device))
+    few = among.sum(1, keepdim=True) <= count
+    return torch.where(few, 1.0, times / (count * chances)).masked_fill(~among, 0)
 
 
 def _widen(table: Tensor, width: int, fill: float) -> Tensor:
