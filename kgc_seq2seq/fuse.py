@@ -50,7 +50,7 @@ class FuseConfig:
     by cross-validation within valid. Only with fused."""
     folds: int = 5
     """Of the cross-validation; both questions of a fact are in the same fold."""
-    candidates: int = 128
+    candidates: int = 32
     """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`), and
     to as many drawn from the rest."""
     depth: int = 10

@@ -24,7 +24,7 @@ def add_fuse(parser: Parser) -> None:
         "fused: how strongly relations' weights are drawn to a common one; by default chosen by "
         "cross-validation within valid"))
     fuse.add_argument("--folds", type=int, default=5, help="fused: of the cross-validation")
-    fuse.add_argument("--candidates", type=int, default=128, metavar="N", help=(
+    fuse.add_argument("--candidates", type=int, default=32, metavar="N", help=(
         "fused: in a large catalogue, weights are fitted to each part's N best answers and as many "
         "others"))
     fuse.add_argument("--depth", type=int, default=10, metavar="K",
