@@ -117,7 +117,7 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
     weights, about = _fit(generator, voices, config)
     save_fusion(out, fusion, weights, torch.stack([voice.places for voice in voices]))
     write_result(out / "training.json", {
-        "system": " + ".join(["generator", *(voice.label for voice in voices)]),
+        "system": " + ".join(part.label for part in parts),
         "method": config.method, "parts": [asdict(part) for part in parts], **about})
     ranker = ranker_of(config.ranks, config.budget)
     evaluate_run(out, "valid", ranker)
@@ -198,12 +198,11 @@ def _fit(
     generator: Generator, voices: tuple[Voice, ...], config: FuseConfig
 ) -> tuple[Tensor, dict[str, Any]]:
     """The weights, and what the protocol says of them."""
-    graph = generator.graph
+    graph, labels = generator.graph, ["generator", *(voice.label for voice in voices)]
     if config.method == "rerank":
         return torch.zeros(0), {"depth": config.depth, "weights_fitted_on": None}
     if config.method == "ensemble":
         weights = fit_mixture(_answers(generator, voices))
-        labels = ["generator", *(voice.label for voice in voices)]
         return weights, {"weights_fitted_on": "valid", "normalised_by": "softmax",
                          "weights": dict(zip(labels, weights.tolist(), strict=True))}
     parts = 1 + len(voices)
@@ -223,8 +222,8 @@ def _fit(
         "shrinkage_chosen_by": None if not tried else
         {"cross_validation_folds_of_valid": config.folds,
          "held_out_log_likelihood": {str(key): round(value, 5) for key, value in tried.items()}},
-        "weights": {label: _by_relation(graph, row.tolist()) for label, row in zip(
-            ["generator", *(voice.label for voice in voices)], weights, strict=True)}}
+        "weights": {label: _by_relation(graph, row.tolist())
+                    for label, row in zip(labels, weights, strict=True)}}
 
 
 def _folds(known: Candidates, count: int) -> Tensor:

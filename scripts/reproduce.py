@@ -27,6 +27,7 @@ import yaml
 from bench_common import machine, spread
 
 from kgc_seq2seq.evaluation.ranks import middle
+from kgc_seq2seq.evaluation.results import surest_result
 from kgc_seq2seq.graph.folder import read_graph
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,8 +259,8 @@ def run_folder(work: Path, row: str, seed: int) -> Path:
 
 def _result(run: Path, split: str) -> Path | None:
     """The result of a run: exact, or certified where its plan asks for no more."""
-    paths = (run / "results" / f"{name}.json" for name in (split, f"{split}-certified"))
-    return next((path for path in paths if path.is_file()), None)
+    path = run / "results" / f"{surest_result(run, split)}.json"
+    return path if path.is_file() else None
 
 
 def collect(

@@ -145,8 +145,8 @@ def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor
     Maximises ``Σ_q log softmax(w_0r · log p + Σ_s w_sr · log softmax(scorer_s))(gold_q)`` over
     ``w_sr = w_s + v_sr``, and over ``log w_0r`` alike, less ``shrinkage · Σ v²``: relations with
     few queries stay near what holds for all. The generator has weights because it is often surer
-    than it is right, and good at some relations, poor at others; ``λ = w_s / w_0`` gives the same
-    order.
+    than it is right, and good at some relations, poor at others; ``λ_sr = w_sr / w_0r`` gives the
+    same order.
 
     Args:
         known: Questions with their answers.

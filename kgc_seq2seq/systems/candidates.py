@@ -77,7 +77,7 @@ def _gather(
         chosen &= may
         drawn = stand_ins(may & ~chosen, tables, best * (1 + len(voices)), lots)
         may = chosen | (drawn > 0)
-        stands_for[drawn > 0] = drawn[drawn > 0]
+        stands_for = torch.where(drawn > 0, drawn, 1.0)
     may[rows, gold] = True
     owner, entity = may.nonzero().unbind(1)
     found = search.sweep(encoded, torch.full((len(gold),), -torch.inf, device=device),

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class TrainingState:
                 found.setdefault(id(tensor), (name, tensor))  # tied weights have several names
         return dict(found.values())
 
+    @cached_property  # of what may be gigabytes and never changes
     def frozen(self) -> int:
         """A number that weights which training leaves alone would hardly share with others.
 
@@ -114,7 +116,7 @@ class Checkpoints:
             (aside / "state.json").write_text(json.dumps({
                 "progress": asdict(progress), "optimizer": scalars,
                 "scaler": state.scaler.state_dict() if state.scaler else None,
-                "frozen": state.frozen(), "config": self.config,
+                "frozen": state.frozen, "config": self.config,
             }, indent=1))
         for old in self.steps[: -self.keep]:
             shutil.rmtree(old)
@@ -134,7 +136,7 @@ class Checkpoints:
         try:
             saved = json.loads((folder / "state.json").read_text())
             _refuse_other_config(folder, saved["config"], self.config)
-            if saved["frozen"] != state.frozen():
+            if saved["frozen"] != state.frozen:
                 raise InputError(f"{folder} stands beside other frozen weights than are loaded; "
                                  "put back the model in model.pretrained, or --restart.")
             progress = Progress(**saved["progress"])
