@@ -30,19 +30,23 @@ def caption_as(source: Source, image: Path, name: str) -> str:
     except ImageError as error:
         raise InputError(f"{image} cannot be shown to a captioner ({error.flaw.value}): "
                          f"{error.flaw.mend}.") from None
-    captioner = _captioner(source, image)
     question = _prompt(source, image)
     asked = None if question is None else question.fill({"name": name})
-    [text] = captioner.caption([Request((pixels,), asked)])
+    try:
+        captioner = _captioner(source)
+        [text] = captioner.caption([Request((pixels,), asked)])
+    except InputError as error:
+        raise InputError(f"{image} cannot be captioned as the data set was, by {source.label} "
+                         f"({error}); give a caption instead of the image.") from None
     if isinstance(text, Refusal):
         raise InputError(f"{image} got no caption ({text.value}): {text.mend}.")
-    if reject := gate.judge(text, asked):
+    if reject := gate.judge(text, asked, "any"):
         raise InputError(f"The caption of {image}, {text!r}, is no use ({reject.value}); give a "
                          "caption instead of the image.")
     return text
 
 
-def _captioner(source: Source, image: Path) -> Captioner:
+def _captioner(source: Source) -> Captioner:
     identity = source.identity
     options = options_of(identity.captioner)
     made = None
@@ -53,9 +57,7 @@ def _captioner(source: Source, image: Path) -> Captioner:
                           if entry.name in known})
     captioner = load_captioner(identity.captioner, made)
     if captioner.identity != identity:
-        raise InputError(f"{image} cannot be captioned as the data set was, by {source.label}: "
-                         f"{identity.captioner} is here another version, or has other settings; "
-                         "give a caption instead of the image.")
+        raise InputError(f"{identity.captioner} is here another version, or has other settings")
     return captioner
 
 

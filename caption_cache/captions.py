@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from caption_cache.errors import InputError
 from caption_cache.fingerprints import Fingerprints, recall, take_fingerprints
-from caption_cache.images import find_images, has_images, read_entities
+from caption_cache.images import ImageFile, find_images, has_images, read_entities
 from caption_cache.source import Source
 from caption_cache.store import Store
 
@@ -127,6 +127,9 @@ def _said(
     rows = current_rows(dataset)
     rows = rows.filter(pc.and_(pc.equal(rows["scope"], scope), pc.equal(rows["status"], "ok")))
     if rows.num_rows == 0:
+        if scope == "entity" and not has_images(dataset):
+            raise InputError(f"{dataset} has neither captions nor images; put images into "
+                             "images/<entity id>/, or read no captions (--input.captions false).")
         what, how = (("its images", "") if scope == "entity"
                      else (f"the scope {scope!r}", f" --scope {scope}"))
         raise InputError(f"{dataset} has no captions of {what}; run 'caption-cache build "
@@ -164,10 +167,12 @@ def current_rows(dataset: Path) -> pa.Table:
 
     Where the same source was asked twice about the same subject and images (an entity got
     another name), the last row counts; of a text about all images the last, whatever images.
+    ``images`` says what they are called now.
 
     Returns:
-        A table of `store.SCHEMA`, in the order of the entities and of their images (of the paths
-        alone when the data set has come without its images).
+        A table of `store.SCHEMA`, in the order of the entities and of their images, then texts
+        that came without an image (of the paths alone when the data set has come without its
+        images).
 
     Raises:
         InputError: The data set is malformed, or a part cannot be read.
@@ -175,13 +180,27 @@ def current_rows(dataset: Path) -> pa.Table:
     rows = _last_asked(Store(dataset).read())
     if not has_images(dataset):
         return rows.take(pc.sort_indices(pc.list_element(rows["images"], 0)))
-    place = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
-    return rows.take(np.argsort(place, kind="stable")[np.count_nonzero(place < 0):])
+    places = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
+    rows = rows.set_column(rows.column_names.index("images"), "images", places.paths)
+    return rows.take(np.argsort(places.first, kind="stable")[np.count_nonzero(places.first < 0):])
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the images of rows are among those that the entities have."""
+
+    first: npt.NDArray[np.int64]
+    """[rows]: the position of the row's first image in the list of all images, or -1 when the
+    entity (or the neighbour; whoever, where relevance was asked) does not have all of the row's
+    images any more. A text that was imported without an image (its hash is "") comes after all
+    images while its entity has none."""
+    paths: pa.Array
+    """What a row's images are called now, or were called, list of strings [rows]."""
 
 
 def find_places(
     dataset: Path, rows: pa.Table, remembered: Fingerprints, *, show_progress: bool
-) -> npt.NDArray[np.int64]:
+) -> Places:
     """Find the images of rows among those that the entities have, by content.
 
     Args:
@@ -190,19 +209,15 @@ def find_places(
         remembered: As in `take_fingerprints`.
         show_progress: As in `take_fingerprints`.
 
-    Returns:
-        ``int64 [rows]``: the position of the row's first image in the list of all images, or -1
-        when the entity (or the neighbour; whoever, where relevance was asked) does not have all
-        of the row's images any more.
-
     Raises:
         InputError: The data set is malformed or has no images.
     """
     images = find_images(dataset, read_entities(dataset))
     paths = sorted({image.path for image in images})
     fingerprints = take_fingerprints(dataset, paths, remembered, show_progress=show_progress)
+    stored = rows["images"].combine_chunks()
     if rows.num_rows == 0:
-        return np.empty(0, np.int64)
+        return Places(np.empty(0, np.int64), stored)
     hashes = rows["image_hashes"].combine_chunks()
     owner = pc.list_parent_indices(hashes)
     flat = pc.list_flatten(hashes)
@@ -212,10 +227,22 @@ def find_places(
     found = pc.coalesce(
         *(pc.index_in(_join(rows[name].combine_chunks().take(owner), flat), value_set=owned)
           for name in ("entity", "neighbour")),
-        pc.if_else(anywhere, pc.index_in(flat, value_set=shown), pa.scalar(None, pa.int32())))
+        pc.if_else(anywhere, pc.index_in(flat, value_set=shown), pa.scalar(None, pa.int32())),
+        pc.if_else(_imageless(rows, images).take(owner), len(images), None))
     first = np.cumsum(np.r_[0, pc.list_value_length(hashes).to_numpy()[:-1]])
     place = found.fill_null(-1).to_numpy().astype(np.int64)
-    return np.minimum.reduceat(place, first)
+    called = pa.array([image.path for image in images], pa.string())
+    paths = pc.coalesce(called.take(pc.if_else(pc.less(found, len(images)), found, None)),
+                        pc.list_flatten(stored))
+    return Places(np.minimum.reduceat(place, first), pa.ListArray.from_arrays(
+        pa.array(np.r_[first, len(paths)], pa.int32()), paths))
+
+
+def _imageless(rows: pa.Table, images: Sequence[ImageFile]) -> pa.Array:
+    """Whether a row was made without an image, and its entity still has none."""
+    entities = pa.array([image.entity for image in images], pa.string())
+    return pc.and_(pc.equal(pc.binary_join(rows["image_hashes"].combine_chunks(), " "), ""),
+                   pc.invert(pc.is_in(rows["entity"].combine_chunks(), value_set=entities)))
 
 
 def still_shown(dataset: Path, rows: pa.Table) -> pa.Array:
@@ -226,7 +253,7 @@ def still_shown(dataset: Path, rows: pa.Table) -> pa.Array:
     Raises:
         InputError: The data set is malformed or has no images.
     """
-    return pa.array(find_places(dataset, rows, {}, show_progress=True) >= 0)
+    return pa.array(find_places(dataset, rows, {}, show_progress=True).first >= 0)
 
 
 def sources(rows: pa.Table) -> list[Source]:
@@ -282,7 +309,8 @@ def _choose(known: Sequence[Source], name: str | None, dataset: Path) -> Source:
     if len(found) == 1:
         return found[0]
     raise InputError(f"{dataset} has captions by several sources; name one by the digits in "
-                     f"brackets: {_labels(found)}.")
+                     "brackets, of a run in its config.yaml as caption_source: "
+                     f"{_labels(found)}.")
 
 
 def _labels(known: Sequence[Source]) -> str:

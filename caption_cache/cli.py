@@ -6,7 +6,7 @@ Every command imports what it needs by itself, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caption_cache.command_line import Answer, Parser, answering
+from caption_cache.command_line import Answer, Parser, answering, whole_number
 from caption_cache.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _parser(captioner: str | None) -> Parser:
         "image is relevant to a pair is asked by name, and --keep-all leaves that out"))
     build.add_argument("--keep-all", action="store_true", help=(
         "of a pair, ask about every image, not only those found relevant to both entities"))
-    build.add_argument("--most-images", type=_count, metavar="N", default=25,
+    build.add_argument("--most-images", type=whole_number(1), metavar="N", default=25,
                        help="so many images are shown at once at most")
     build.add_argument("--language", default="en",
                        help="of the texts; others are rejected (any: none is)")
@@ -77,12 +77,12 @@ def _parser(captioner: str | None) -> Parser:
     build.add_argument("--instead-of", metavar="SOURCE", help=(
         "caption only what this source (a captioner, a model, a prompt or the digits in brackets "
         "that 'stats' prints) was rejected for or failed at"))
-    build.add_argument("--limit", type=_count, metavar="N",
+    build.add_argument("--limit", type=whole_number(1), metavar="N",
                        help="ask the captioner at most N questions now")
     build.add_argument("--dry-run", action="store_true", help=(
         "count what there is to do, and caption a few without keeping the texts, to estimate how "
         "long it takes"))
-    build.add_argument("--sample", type=_sample, metavar="N",
+    build.add_argument("--sample", type=whole_number(0), metavar="N",
                        help="with --dry-run: so many, 0 for none; without it, one batch")
     if captioner and (its_options := _options_of(captioner)):
         from caption_cache.captioners.options import add_options
@@ -125,16 +125,6 @@ def _parser(captioner: str | None) -> Parser:
 
 def _dataset(parser: Parser) -> None:
     parser.add_argument("dataset", type=Path, help="the folder with entities.tsv and images")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _sample(text: str) -> int:
-    return 0 if text == "0" else _count(text)
 
 
 def _options_of(captioner: str) -> type | None:

@@ -27,6 +27,16 @@ class Answer:
     """The exit code: 0 done, 1 the check found something."""
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an argument: a whole number from ``least`` (0 or more) on."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return parse
+
+
 Command = Callable[[argparse.Namespace], Answer | None]
 """A command gets its parsed arguments; None says that another process gives the answer."""
 
@@ -90,8 +100,8 @@ def answering(program: str, act: Callable[[], tuple[Answer | None, bool]]) -> in
         act: Gives the answer, and whether it is wanted as JSON.
 
     Returns:
-        The exit code: that of the answer; 2 for bad input, whose sentence goes to standard
-        error; 130 after an interrupt.
+        The exit code: that of the answer; 2 for bad input, or settings by which numbers grow
+        beyond bounds, whose sentence goes to standard error; 130 after an interrupt.
     """
     try:
         answer, as_json = act()
@@ -101,7 +111,7 @@ def answering(program: str, act: Callable[[], tuple[Answer | None, bool]]) -> in
                 if as_json else answer.text)
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -19,13 +20,16 @@ _log = logging.getLogger(__name__)
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside ``path`` to write to, and rename it over ``path`` on success.
 
-    The file is flushed to the disk before the rename, so after a power cut ``path`` holds
-    either the old content or the new, never a part. When the body raises, what was written
-    aside is removed and ``path`` stays as it was.
+    A file is flushed to the disk before the rename, so after a power cut ``path`` holds
+    either the old content or the new, never a part. A folder that is there is renamed first and
+    deleted last: a process that is killed between two renames leaves it whole beside ``path``.
+    When the body raises, what was written aside is removed and ``path`` stays as it was.
 
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
+    if not path.name:
+        raise OSError(errno.EBUSY, "the folder you are in; name one in it", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps two processes that write the same target apart.
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
@@ -34,9 +38,13 @@ def replacing(path: Path) -> Iterator[Path]:
         if aside.is_file():
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
-        elif path.is_dir():
-            shutil.rmtree(path)
-        aside.replace(path)
+        if aside.is_dir() and path.is_dir():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.replace(old)
+            aside.replace(path)
+            shutil.rmtree(old)
+        else:
+            aside.replace(path)
     finally:
         if aside.is_dir():
             shutil.rmtree(aside)
@@ -76,9 +84,16 @@ def locked(path: Path, *, exclusive: bool, wait: bool) -> Iterator[Callable[[], 
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A second name for a file, or a copy where the disk has no such thing."""
+    """A second name for a file, or a copy where the disk has no such thing.
+
+    Raises:
+        FileExistsError: ``target`` is there already.
+        OSError: It cannot be written.
+    """
     try:
-        os.link(source, target)
+        os.link(Path(source).resolve(), target)  # of a link, the file
+    except FileExistsError:
+        raise
     except OSError:
         shutil.copyfile(source, target)
 

@@ -6,12 +6,12 @@ Every command imports what it needs by itself, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caption_cache.command_line import Answer, Parser, run
+from caption_cache.command_line import Answer, Parser, run, whole_number
 from caption_cache.errors import InputError
 from kgc_seq2seq.commands.calibrate import add_calibrate
 from kgc_seq2seq.commands.compare import add_compare
@@ -40,9 +40,9 @@ def _parser() -> Parser:
     demo = parser.add_command("demo", _demo, (
         "caption, train, evaluate and query the nations graph; about four minutes"))
     demo.add_argument("--out", type=Path, default=Path("runs/nations"), help="the run folder")
-    demo.add_argument("--steps", type=_count, metavar="N",
+    demo.add_argument("--steps", type=whole_number(1), metavar="N",
                       help="train only so many steps: quicker, and worse")
-    demo.add_argument("--seed", type=int, default=0, help="of the training")
+    demo.add_argument("--seed", type=whole_number(0), default=0, help="of the training")
     nations = parser.add_command("nations", _nations, (
         "write the nations graph, which comes with this package, as a data-set folder"))
     nations.add_argument("dataset", type=Path, help="the folder to write")
@@ -59,8 +59,8 @@ def _parser() -> Parser:
     _dataset_folder(split)
     split.add_argument("out", type=Path, help="the data-set folder to write")
     _shares(split)
-    split.add_argument("--keep-test", action="store_true",
-                       help="leave test as it is and draw valid from the rest")
+    split.add_argument("--keep-test", action="store_true", help=(
+        "leave test as it is, with what train tells of it, and draw valid from the rest"))
     add_subset(parser)
     describe = parser.add_command("describe", _describe, (
         "sizes, degrees and relation cardinalities of a data set"))
@@ -78,13 +78,14 @@ def _parser() -> Parser:
     evaluate.add_argument("--ranks", choices=["exact", "certified", "sampled"], default="exact",
                           help="exact; brackets that hold the exact rank; or KGT5's sampling, to "
                                "compare with figures published under it")
-    evaluate.add_argument("--tolerance", type=float, default=0.002,
-                          help="certified: the width of a reciprocal rank that is good enough")
-    evaluate.add_argument("--budget", type=_count, metavar="N",
+    evaluate.add_argument("--tolerance", type=float, metavar="X", help=(
+        "certified: the width of a reciprocal rank that is good enough; by default 0.002"))
+    evaluate.add_argument("--budget", type=whole_number(1), metavar="N",
                           help="certified: give up a rank after about N decoder positions")
-    evaluate.add_argument("--samples", type=_count, default=500, metavar="N",
-                          help="sampled: names drawn for each query")
-    evaluate.add_argument("--seed", type=int, default=0, help="sampled: of the draws")
+    evaluate.add_argument("--samples", type=whole_number(1), metavar="N",
+                          help="sampled: names drawn for each query; by default 500")
+    evaluate.add_argument("--seed", type=whole_number(0), metavar="N",
+                          help="sampled: of the draws; by default 0")
     add_calibrate(parser)
     add_compare(parser)
     predict = parser.add_command("predict", _predict, "answer queries with a trained run")
@@ -96,7 +97,7 @@ def _parser() -> Parser:
     predict.add_argument("--relation", metavar="NAME", help="name or id of the relation")
     predict.add_argument("--direction", choices=["tail", "head"],
                          help="the end that is asked for; by default the one not given")
-    predict.add_argument("-k", type=_count, default=10, help="how many answers")
+    predict.add_argument("-k", type=whole_number(1), default=10, help="how many answers")
     predict.add_argument("--queries", type=Path, metavar="FILE", help=(
         'instead of one query, a file with one a line: {"head" or "tail": NAME, "relation": NAME}; '
         'an entity that the graph lacks is an object {"name", "facts": [[RELATION, NEIGHBOUR], …], '
@@ -155,7 +156,7 @@ def _shares(parser: Parser, when: str = "") -> None:
                         help=f"share of the triples for valid{when}")
     parser.add_argument("--test", type=float, default=0.1, metavar="SHARE",
                         help=f"share of the triples for test{when}")
-    parser.add_argument("--seed", type=int, default=0, help=f"of the splits{when}")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help=f"of the splits{when}")
 
 
 def _dataset_folder(parser: Parser) -> None:
@@ -177,25 +178,19 @@ def _add_features(parser: Parser) -> None:
     features.add_argument("--text-matrix", type=Path, metavar="FILE", help="likewise")
     features.add_argument("--rows", type=Path, metavar="FILE", help=(
         "whose vector each row of a published matrix is: its entity2id.txt"))
-    features.add_argument("--dim", type=_count, default=256,
+    features.add_argument("--dim", type=whole_number(1), default=256,
                           help="width of the vectors of weighted words")
     features.add_argument("--captions", metavar="SOURCE", nargs="?", const="", help=(
         "read the captions too; SOURCE says whose, where there are several"))
     features.add_argument("--without-generated", action="store_true",
                           help="read nothing that 'kgc complete-modalities' generated")
-    features.add_argument("--batch-size", type=_count, default=64,
+    features.add_argument("--batch-size", type=whole_number(1), default=64,
                           help="texts or images that a model gets at once")
     features.add_argument("--device", default="cpu", help="where a model runs, such as cuda")
 
 
 def _run_folder(parser: Parser) -> None:
     parser.add_argument("run", type=Path, help="the folder that training wrote")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def _demo(options: Namespace) -> Answer:
@@ -298,8 +293,8 @@ def _split(options: Namespace) -> Answer:
         f"{split} {count:,} (was {report.before[split]:,})"
         for split, count in report.triples.items()) + "."]
     if report.link_captions:
-        lines.append(f"{report.link_captions:,} captions of linked pairs were left out: they were "
-                     "made for the old train.")
+        lines.append(f"{report.link_captions:,} captions of linked pairs and relations were left "
+                     "out: they were made for the old train.")
     return Answer(report.as_dict(), "\n".join(lines))
 
 
@@ -330,9 +325,18 @@ def _evaluate(options: Namespace) -> Answer:
     from kgc_seq2seq.evaluation.ranking import CertifiedRanks
     from kgc_seq2seq.evaluation.sampled import SampledRanks
 
-    ranker = None if options.ranks == "exact" else (
-        CertifiedRanks(options.budget, options.tolerance) if options.ranks == "certified" else
-        SampledRanks(options.samples, seed=options.seed))
+    ranker: CertifiedRanks | SampledRanks | None = None
+    for kind, ranks, names in (
+            ("certified", CertifiedRanks, {"budget": "budget", "tolerance": "tolerance"}),
+            ("sampled", SampledRanks, {"samples": "samples", "seed": "draws_seed"})):
+        given = {field: getattr(options, name) for name, field in names.items()
+                 if getattr(options, name) is not None}
+        if kind == options.ranks:
+            ranker = ranks(**given)
+        elif given:
+            words = ", ".join(f"--{name}" for name, field in names.items() if field in given)
+            raise InputError(f"{words}: only of --ranks {kind}; give that too, or leave "
+                             "it out.")
     result = evaluate_run(options.run, options.split, ranker)
     return Answer(result, _metrics_text(result))
 
@@ -346,24 +350,32 @@ def _predict(options: Namespace) -> Answer:
 
     queries = _queries(options)
     completer = Completer.from_pretrained(options.run)
-    answers = completer.complete_many(queries, options.k)
-    data = [answers_data(query, found) for query, found in zip(queries, answers, strict=True)]
-    texts = list(map(_answers_text, queries, answers))
-    if options.explain:
+    if options.queries:
+        for line, query in enumerate(queries, start=1):
+            try:
+                completer.check(query)
+            except InputError as error:
+                raise InputError(f"{options.queries}, line {line}: {error}") from None
+    if not options.explain:
+        answers = completer.complete_many(queries, options.k)
+        data = [answers_data(query, found) for query, found in zip(queries, answers, strict=True)]
+        texts = list(map(_answers_text, queries, answers))
+    else:
         from kgc_seq2seq.explain import explain_parts
         from kgc_seq2seq.systems.dense import Dense
 
-        for place, parts in enumerate(explain_parts(completer, queries, answers)):
-            data[place].update(parts.data)
-            texts[place] += "\n" + parts.text
-        if not isinstance(completer.system, Dense):
-            generator = completer.generator
-            for place, (query, (first, *_)) in enumerate(zip(queries, answers, strict=True)):
-                effects = leave_one_out(generator.search, generator.verbalizer,
-                                        completer.resolve(query),
-                                        completer.resolve_entity(first.id))
-                data[place]["context"] = [asdict(effect) for effect in effects]
-                texts[place] += "\n" + effects_text(first.name, effects)
+        data, texts = [], []
+        for query in queries:
+            told, plain = completer.telling(query), query.plain
+            found = told.complete(plain, options.k)
+            [parts] = explain_parts(told, [plain], [found])
+            data.append(answers_data(query, found) | parts.data)
+            texts.append(_answers_text(query, found) + "\n" + parts.text)
+            if not isinstance(told.system, Dense):
+                effects = leave_one_out(told.generator.search, told.generator.verbalizer,
+                                        told.resolve(plain), told.resolve_entity(found[0].name))
+                data[-1]["context"] = [asdict(effect) for effect in effects]
+                texts[-1] += "\n" + effects_text(found[0].name, effects)
     return Answer(data if options.queries else data[0], "\n\n".join(texts))
 
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -38,6 +38,15 @@ class Query:
     """Which end is asked for."""
     candidates: tuple[str, ...] = ()
     """Names that may answer too, though the graph lacks them."""
+
+    def __post_init__(self) -> None:
+        if self.direction not in get_args(Direction):
+            raise InputError(f"direction is {self.direction!r}; it must be 'tail' or 'head'.")
+
+    @property
+    def plain(self) -> Query:
+        """The same for a completer that knows what this one tells; see `Completer.telling`."""
+        return Query(self.name, self.relation, self.direction)
 
     @property
     def name(self) -> str:
@@ -107,8 +116,7 @@ class Completer:
             plain = [query for query in queries if not _is_told(query)]
             rest = iter(self.complete_many(plain, k))
             return [
-                self.telling(query).complete(
-                    Query(query.name, query.relation, query.direction), k)
+                self.telling(query).complete(query.plain, k)
                 if _is_told(query) else next(rest) for query in queries]
         asked = np.array([self.resolve(query) for query in queries], np.int32).reshape(-1, 2)
         answers = []
@@ -186,6 +194,16 @@ class Completer:
             self.run.dataset, self.run.caption_source, scope=scope).sources[0],
             Path(newcomer.image), newcomer.name) for scope in (PROFILE if profile else ("entity",))]
         return as_profile(newcomer.name, texts) if profile else texts[0]
+
+    def check(self, query: Query) -> None:
+        """Check that the graph knows all that a query names, but for what it tells.
+
+        Raises:
+            InputError: As `resolve`.
+        """
+        if isinstance(query.entity, Newcomer):
+            query = replace(query, entity=self.graph.entity_names[0])
+        self.resolve(query)
 
     def resolve(self, query: Query) -> tuple[int, int]:
         """The entity and the relation in ``0 … 2R - 1`` that a query means.

@@ -20,7 +20,7 @@ from kgc_seq2seq.graph.folder import refuse_taken
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
 from kgc_seq2seq.hub import why
 from kgc_seq2seq.model_card import model_card
-from kgc_seq2seq.runs import read_fusion, run_kind
+from kgc_seq2seq.runs import read_fusion, read_generator, run_kind
 
 _PARTS = ("dataset", "model", "parts", "results", "tokenizer")
 _OF_DATASET = ("entities.tsv", "relations.tsv", *(f"{split}.tsv" for split in SPLITS))
@@ -52,6 +52,8 @@ def export_run(
             _copy(run, aside)
             shutil.copytree(run / "results", aside / "results")
             (aside / "README.md").write_text(card, "utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} is missing; put it back, or train again.") from None
     except OSError as error:
         raise cannot_write(Path(error.filename or folder), error) from None
 
@@ -77,8 +79,10 @@ def _copy(run: Path, target: Path) -> None:
     shutil.copyfile(run / "metrics.jsonl", target / "metrics.jsonl")
     if kind == "generator":
         shutil.copytree(run / "tokenizer", target / "tokenizer")
-        shutil.copyfile(run / "trie.safetensors", target / "trie.safetensors")
-    _copy_dataset(run / str(config["dataset"]), target / "dataset", captions=kind == "generator")
+        for name in ("trie.safetensors", "relations.json"):
+            shutil.copyfile(run / name, target / name)
+    _copy_dataset(run / str(config["dataset"]), target / "dataset", captions=(
+        kind == "generator" and read_generator(run).input.reads_captions))
     (target / "config.yaml").write_text(yaml.safe_dump(
         config | {"dataset": "dataset"}, sort_keys=False, allow_unicode=True), "utf-8")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -19,12 +18,21 @@ from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
-from kgc_seq2seq.evaluate import evaluate_run, test_answer
+from kgc_seq2seq.evaluate import evaluate_run, refuse_unfinished, test_answer
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.runs import Fusion, Method, Part, open_run, run_kind, save_fusion, weights_hash
+from kgc_seq2seq.runs import (
+    Fusion,
+    Method,
+    Part,
+    open_run,
+    relative,
+    run_kind,
+    save_fusion,
+    weights_hash,
+)
 from kgc_seq2seq.scorers.prior import Candidates, Voice, choose_shrinkage, fit_weights
 from kgc_seq2seq.scorers.scorer import scorer_class
 from kgc_seq2seq.systems.candidates import gather
@@ -97,6 +105,7 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
     """
     for path, kind in ((run, "generator"), *((path, "scorer") for path in scorers)):
         _refuse_kind(path, kind)
+        refuse_unfinished(path)
     generator = open_run(run).system
     assert isinstance(generator, Generator)  # by its kind
     graph = generator.graph
@@ -109,7 +118,7 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
                          "--folds, or a --shrinkage.")
     voices = tuple(_voice(path, label, graph) for path, label in zip(
         scorers, _labels(scorers), strict=True))
-    parts = [Part(label, os.path.relpath(path, out), weights_hash(path)) for label, path in
+    parts = [Part(label, relative(path, out), weights_hash(path)) for label, path in
              zip(["generator", *(voice.label for voice in voices)], [run, *scorers], strict=True)]
     fusion = Fusion(config.method, parts[0], tuple(parts[1:]),
                     config.depth if config.method == "rerank" else None)
@@ -125,7 +134,7 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
 
 
 def _open_folder(out: Path) -> None:
-    """Make the folder, or empty it of an earlier fusion's results.
+    """Make the folder, or empty it of an earlier fusion's results and report.
 
     Raises:
         InputError: It holds something else, or cannot be written.
@@ -136,6 +145,7 @@ def _open_folder(out: Path) -> None:
                                        and run_kind(out) == "fusion"):
             raise InputError(f"{out} holds something that is no fusion; choose another --out.")
         shutil.rmtree(out / "results", ignore_errors=True)
+        (out / "report.html").unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
+from caption_cache.errors import InputError
 from caption_cache.images import open_or_none, paths_by_entity
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.evaluation.compare import Measured, compare, read_measured
@@ -38,13 +39,16 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
         The path of the report.
 
     Raises:
-        InputError: It is no run folder, it has no result on test yet, or a run was measured
-            under another protocol.
+        InputError: It is no run folder, it has no result on test yet, its data set has changed
+            since, or a run was measured under another protocol.
     """
     opened = open_run(run)
     measured = read_measured(run, surest_result(run, "test"))
     completer = Completer(opened)
     graph, dataset = completer.graph, opened.dataset
+    if measured.result["protocol"]["graph"] != graph.fingerprint:
+        raise InputError(f"{dataset} has changed since {run} was evaluated; evaluate it again with "
+                         f"'kgc evaluate {run}'.")
     gallery = Gallery(completer, ranks_of(measured.table).realistic, dataset.resolve(),
                       paths_by_entity(dataset), opened.captions)
     calibration = run / "results" / "test-calibration.json"
@@ -119,13 +123,11 @@ class Gallery:
         for number, (given, relation, gold), known in zip(
                 numbers.tolist(), questions.tolist(), others.tolist(), strict=True):
             tail = relation < graph.num_relations
-            query = Query(graph.entity_ids[given],
-                          graph.relation_ids[relation % graph.num_relations],
-                          "tail" if tail else "head")
-            found = [answer for answer in self.completer.complete(query, SHOWN_ANSWERS + known)
-                     if not answer.known or answer.id == graph.entity_ids[gold]]
             name, words = graph.entity_names[given], graph.relation_names[
                 relation % graph.num_relations]
+            query = Query(name, words, "tail" if tail else "head")
+            found = [answer for answer in self.completer.complete(query, SHOWN_ANSWERS + known)
+                     if not answer.known or answer.id == graph.entity_ids[gold]]
             pictured = given if graph.entity_ids[given] in self.pictures else gold
             yield Example(
                 question=(name, words, "?") if tail else ("?", words, name),

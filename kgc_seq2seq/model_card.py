@@ -83,7 +83,7 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
             *(f"- {key}: {value}" for key, value in about.items() if value),
             *([] if "licence" in about else [
                 "- licence: not stated. Look up whether the data may be passed on."]), "",
-            "A folder `dataset` holds its tables"
+            f"A folder `{'parts/generator/' * (kind == 'fusion')}dataset` holds its tables"
             + " and the captions that the model reads" * captioned + ", not the images."],
         "## Training": [_training(kind, config, protocol)],
         "## Limits": [
@@ -129,8 +129,14 @@ def _training(kind: Kind, config: Mapping[str, Any], protocol: Mapping[str, Any]
     return (f"{protocol['parameters']:,} weights, "
             + (f"fine-tuned from `{pretrained}`" if pretrained else "trained from scratch")
             + (f" with LoRA of rank {rank}, merged" if rank else "")
-            + f"; {config['training']['batch_size']} examples a step. `config.yaml` holds every "
+            + f"; {_a_step(config['training'])} a step. `config.yaml` holds every "
             "setting and `metrics.jsonl` the course of the training.")
+
+
+def _a_step(training: Mapping[str, Any]) -> str:
+    if training.get("batch_tokens"):
+        return f"at most {training['batch_tokens']:,} tokens"
+    return f"{training['batch_size']} examples"
 
 
 def _is_hub_name(source: str | None) -> bool:

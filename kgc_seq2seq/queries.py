@@ -28,8 +28,10 @@ def parse_queries(text: str, source: str) -> list[Query]:
     Raises:
         InputError: A line is no query, or there is none.
     """
+    # At newlines only: JSON lets other ends of lines, such as U+2028, stand in a text.
+    lines = text.removesuffix("\n").split("\n") if text.strip() else []
     queries = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         where = f"{source}, line {number}: "
         try:
             entry = json.loads(line)
@@ -77,9 +79,10 @@ def parse_query(given: dict[str, Any], where: str = "", dashes: str = "") -> Que
                          f"{dashes}tail; give both.")
     entity: str = head if tail is None else tail
     direction: Any = given.get("direction") or ("tail" if tail is None else "head")
-    if direction not in ("tail", "head"):
-        raise InputError(f"{where}direction is {direction!r}; it must be 'tail' or 'head'.")
-    return Query(entity, given["relation"], direction)
+    try:
+        return Query(entity, given["relation"], direction)
+    except InputError as error:
+        raise InputError(f"{where}{error}") from None
 
 
 def answers_data(query: Query, found: Sequence[Prediction]) -> dict[str, Any]:

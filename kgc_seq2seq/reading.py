@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,14 @@ def load_captions(dataset: Path, config: RunConfig) -> RunCaptions:
 
     return RunCaptions(alone("entity", read_captions) | alone("profile", read_profiles),
                        linked("pair") | linked("summary"), linked("relation"))
+
+
+def texts_hash(graph: KnowledgeGraph, captions: RunCaptions, config: RunConfig) -> str:
+    """SHA-256 over the captions and descriptions that a run reads, in hex."""
+    read = [sorted(captions.entity.items()), sorted(captions.pair.items()),
+            sorted(captions.relation.items()),
+            graph.entity_descriptions if config.input.descriptions else []]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 
 def make_tokenizer(

@@ -9,6 +9,8 @@ parts than those it was fitted to.
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +30,7 @@ from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.reading import load_captions, make_verbalizer
 from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.scorers.scorer import EntityScorer
@@ -40,6 +44,7 @@ from kgc_seq2seq.training.model import load_model, load_tokenizer
 
 Kind = Literal["generator", "scorer", "fusion"]
 Method = Literal["fused", "rerank", "ensemble"]
+_RELATIONS = "relations.json"
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,14 @@ class Fusion:
         """Write it as YAML, in the order of the fields."""
         values = asdict(self) | {"scorers": [asdict(part) for part in self.scorers]}
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def relative(path: Path, run: Path) -> str:
+    """A path as a run folder refers to it: where the run moves, what is beside it may move too.
+
+    The folder is meant as the disk has it: ``..`` of a link is not where the link stands.
+    """
+    return os.path.relpath(path, run.resolve())
 
 
 def run_kind(run: Path) -> Kind:
@@ -138,15 +151,32 @@ def _open_generator(run: Path) -> Run:
     model = load_model(run / "model")
     captions = load_captions(dataset, config)
     verbalizer = make_verbalizer(graph, captions, tokenizer, config)
-    trie = EntityTrie.load(run / "trie.safetensors")
+    try:
+        trie = EntityTrie.load(run / "trie.safetensors")
+        relations = (run / _RELATIONS).read_text("utf-8")
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise InputError(f"What {run} knows of its data set cannot be read ({error}); put it back, "
+                         "or train again.") from None
     here = EntityTrie.build(*verbalizer.names())
-    if not (np.array_equal(here.tokens, trie.tokens) and np.array_equal(here.order, trie.order)):
-        raise InputError(f"The entities of {dataset} are not those that {run} was trained on; "
-                         "put the data set back, or train again.")
+    if not (np.array_equal(here.tokens, trie.tokens) and np.array_equal(here.order, trie.order)
+            and relations == _relations(graph)):
+        raise InputError(f"The entities or relations of {dataset} are not those that {run} was "
+                         "trained on; put the data set back, or train again.")
     model.to(_device()).eval()  # type: ignore[arg-type]
     return Run("generator", dataset, captions.entity,
                Generator(verbalizer, ExactSearch(TreeDecoder(model), trie)),
                config.caption_source)
+
+
+def save_relations(run: Path, graph: KnowledgeGraph) -> None:
+    """Write which relations a generator learns, since its tokens are their numbers."""
+    with replacing(run / _RELATIONS) as aside:
+        aside.write_text(_relations(graph), "utf-8")
+
+
+def _relations(graph: KnowledgeGraph) -> str:
+    return json.dumps({"ids": graph.relation_ids, "names": graph.relation_names}, indent=1,
+                      ensure_ascii=False) + "\n"
 
 
 def _open_scorer(run: Path) -> Run:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from jsonargparse import ArgumentParser
-from transformers import PreTrainedTokenizerBase
 
 from caption_cache.build import build
 from caption_cache.captioners import load_captioner
@@ -32,7 +29,8 @@ from kgc_seq2seq.evaluation.ranks import metrics, middle
 from kgc_seq2seq.evaluation.results import read_result, result_name, write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
-from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
+from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer, texts_hash
+from kgc_seq2seq.runs import relative, save_relations
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import System
 from kgc_seq2seq.training.loop import Task, has_ended, train
@@ -99,16 +97,20 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     graph = read_graph(dataset)
     captions = load_captions(dataset, config)
 
+    stored = replace(config, out=".", dataset=relative(dataset, run))
     with accelerator.main_process_first():
-        # That of an earlier start of this run, or a new one.
-        tokenizer = (load_tokenizer(run / "tokenizer") if (run / "tokenizer").is_dir() else
-                     make_tokenizer(graph, captions, config))
+        new = main_process and is_new(run)
+        if new:
+            with replacing(run / "tokenizer") as aside:
+                make_tokenizer(graph, captions, config).save_pretrained(aside)
+        tokenizer = load_tokenizer(run / "tokenizer")
         verbalizer = make_verbalizer(graph, captions, tokenizer, config)
         trie = EntityTrie.build(*verbalizer.names())
-        # Where the run moves, a data set beside it may move with it.
-        stored = replace(config, out=".", dataset=os.path.relpath(dataset, run))
-        if main_process:
-            _write_run(run, stored, tokenizer, trie)
+        if new:
+            trie.save(run / "trie.safetensors")
+            save_relations(run, graph)
+            with replacing(run / "config.yaml") as aside:
+                stored.save(aside)
     model = make_model(config.model, tokenizer, config.seed).to(accelerator.device)
     speed_up(model, checkpointing=config.training.gradient_checkpointing,
              backend=config.training.compile)
@@ -129,7 +131,9 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
                    lambda examples, epoch: verbalizer.examples(
                        queries[examples], epoch, config.training.denoising),
                    validate, config.training.label_smoothing, config.training.batch_tokens)
-    stopped = train_task(task, accelerator, config, stored.as_dict(), {
+    stopped = train_task(task, accelerator, config, {
+        **stored.as_dict(), "data": {"graph": graph.fingerprint, "texts": texts_hash(
+            graph, captions, config)}}, {
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours,
         "captions": config.input.reads_captions,
@@ -186,17 +190,16 @@ def train_task(
         task: What is trained.
         accelerator: From `make_accelerator`.
         config: Of the run.
-        identity: The configuration as it is stored in the run folder, as JSON values.
+        identity: The configuration as it is stored in the run folder, and a digest of the data,
+            as JSON values.
         facts: What the protocol of the results shall say besides.
 
     Returns:
         None at the end of the training; how to go on (code 3) when a signal stopped it.
     """
     run = Path(config.out)
-    start = time.perf_counter()
     progress = train(task, accelerator, config.training, config.optimizer, run=run,
                      seed=config.seed, identity=identity)
-    seconds = time.perf_counter() - start
     if not has_ended(progress, config.training):
         return Answer(
             {"stopped_after_step": progress.step},
@@ -206,7 +209,8 @@ def train_task(
         write_result(run / "training.json", {
             "seed": config.seed, "selected_on": "filtered MRR on valid",
             "steps": progress.step, "best_step": progress.best_step,
-            "parameters": count_parameters(task.model), "training_seconds": round(seconds, 1),
+            "parameters": count_parameters(task.model),
+            "training_seconds": round(progress.seconds, 1),
             "processes": accelerator.num_processes, "device": str(accelerator.device), **facts,
         })
     accelerator.wait_for_everyone()
@@ -253,29 +257,24 @@ def open_run(run: Path, *, restart: bool) -> None:
     """Make the run folder, or empty it of an earlier training.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: The folder cannot be written, is the one where one is (as the config.yaml of a
+            run says of itself), or is to be emptied and is no run.
     """
+    if run.resolve() == Path.cwd():
+        raise InputError(f"--out is {run}, the folder you are in; name one in it (and --dataset, "
+                         "where the configuration is that of a run).")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if restart:
+        if restart and any(run.iterdir()):
+            if not (run / "config.yaml").is_file():
+                raise InputError(f"{run} holds something that is no run; leave --restart out, or "
+                                 "choose another --out.")
             for name in ("checkpoints", "model", "results", "tensorboard", "tokenizer"):
                 shutil.rmtree(run / name, ignore_errors=True)
-            (run / "metrics.jsonl").unlink(missing_ok=True)
+            for name in ("training.json", "metrics.jsonl", "report.html"):
+                (run / name).unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(run, error) from None
-
-
-def _write_run(
-    run: Path, config: RunConfig, tokenizer: PreTrainedTokenizerBase, trie: EntityTrie
-) -> None:
-    """Write what a run needs beside its model."""
-    if not is_new(run):
-        return
-    with replacing(run / "tokenizer") as aside:
-        tokenizer.save_pretrained(aside)
-    trie.save(run / "trie.safetensors")
-    with replacing(run / "config.yaml") as aside:
-        config.save(aside)
 
 
 def is_new(run: Path) -> bool:
@@ -284,7 +283,7 @@ def is_new(run: Path) -> bool:
     Raises:
         InputError: It holds a model but nothing to go on from.
     """
-    if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
+    if any((run / "checkpoints").glob("step-*")) and (run / "config.yaml").is_file():
         return False  # the checkpoints know whether the configurations agree
     if (run / "model").is_dir():
         raise InputError(f"{run} holds a model but no checkpoints to go on from; choose another "

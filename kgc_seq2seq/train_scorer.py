@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -21,12 +20,12 @@ from kgc_seq2seq.evaluation.dense import rank_with_scorer
 from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.runs import relative
 from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, scorer_class
-from kgc_seq2seq.scorers.vectors import read_vectors, vectors_path
+from kgc_seq2seq.scorers.vectors import read_vectors, vectors_hash, vectors_path
 from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.train import (
-    NATIONS,
     add_training_options,
     begin,
     conclude,
@@ -110,19 +109,21 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     main_process = accelerator.is_main_process
     kind, model_config = scorer_class(config.scorer), config.model  # type: ignore[attr-defined]
     graph = read_graph(dataset)
-    if main_process and config.dataset == NATIONS and kind.reads(model_config):
+    if main_process and dataset == run / "dataset" and kind.reads(model_config):  # ours
         make_vectors(dataset, FeatureChoice())
     accelerator.wait_for_everyone()
     vectors = {modality: read_vectors(vectors_path(dataset, modality), graph.entity_ids)
                for modality in kind.reads(model_config)}
-    stored = replace(config, out=".", dataset=os.path.relpath(dataset, run))
+    stored = replace(config, out=".", dataset=relative(dataset, run))
     if main_process and is_new(run):
         with replacing(run / "config.yaml") as aside:
             stored.save(aside)
     torch.manual_seed(config.seed)
     model = kind(model_config, Vocabulary.of(graph), vectors).to(accelerator.device)
     task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
-    stopped = train_task(task, accelerator, config, stored.as_dict(), {"system": kind.title})
+    stopped = train_task(task, accelerator, config, {
+        **stored.as_dict(), "data": {"graph": graph.fingerprint, "vectors": vectors_hash(vectors)}},
+        {"system": kind.title})
     if stopped is not None:
         return stopped
     best = Dense.of(EntityScorer.from_pretrained(run / "model", graph), graph, accelerator.device)

@@ -50,7 +50,7 @@ from kgc_seq2seq.training.seq2seq import IGNORED, Seq2Seq
 
 BATCH = 64
 MODELS = {
-    "nations (0.5 M weights)": ModelConfig(),
+    "nations (0.4 M weights)": ModelConfig(),
     "4 + 4 layers of width 256": ModelConfig(d_model=256, d_ff=512, num_layers=4,
                                             num_decoder_layers=4),
 }

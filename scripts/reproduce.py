@@ -212,9 +212,9 @@ def prepare(
             dataset.symlink_to(os.path.relpath(whole, work), target_is_directory=True)
     if not (work / "logs" / "audit.log").exists():
         run("audit", "kgc_seq2seq.cli", "audit", dataset, "--json")
-    if not (dataset / "features").is_dir():
-        captions = ["--captions"] if options.texts else []
-        run("features", "kgc_seq2seq.cli", "features", dataset, *plan["features"], *captions)
+    # Vectors that are there already are left as they are.
+    captions = ["--captions"] if options.texts else []
+    run("features", "kgc_seq2seq.cli", "features", dataset, *plan["features"], *captions)
     return dataset
 
 

@@ -297,7 +297,13 @@ def test_captions_of_pairs_of_test_are_an_error(nations_folder: Path) -> None:
     assert findings["test-pair-captions"].count == 50
     assert findings["test-pair-captions"].severity is Severity.ERROR
     assert "valid-pair-captions" not in findings
-    split_dataset(nations_folder, nations_folder.parent / "again", SplitConfig())
+    with Store(nations_folder).writing() as writer:
+        writer.add([caption(graph.entity_ids[0], "It is there.", scope=scope)
+                    for scope in ("commonsense", "visual")])
+    report = split_dataset(nations_folder, nations_folder.parent / "again", SplitConfig())
+    assert report.link_captions == 100
+    assert set(Store(nations_folder.parent / "again").read()["scope"].to_pylist()) == {
+        "commonsense", "visual"}
     assert loud(nations_folder.parent / "again") == set()
 
 

@@ -24,7 +24,7 @@ import caption_cache.build as building
 from caption_cache import fingerprints, images
 from caption_cache.build import Report, Task, build, preview
 from caption_cache.build.processes import Processes
-from caption_cache.captioners import Identity, Request
+from caption_cache.captioners import Identity, InVain, Refusal, Request
 from caption_cache.captions import current_rows, read_captions
 from caption_cache.errors import InputError
 from caption_cache.images import Flaw
@@ -200,8 +200,8 @@ def test_text_about_several_images_is_current_while_all_are_there(dataset: Path)
     paint(dataset / "images/e0/b.png", 50)
     run(dataset)
     rows = Store(dataset).read().to_pylist()
-    both = {**rows[0], "key": "both", "image_hashes": [rows[-1]["image_hashes"][0],
-                                                       rows[0]["image_hashes"][0]]}
+    both = {**rows[0], "key": "both", **{name: [rows[-1][name][0], rows[0][name][0]]
+                                         for name in ("images", "image_hashes")}}
     with Store(dataset).writing() as writer:
         writer.add([Row(**both)])
     assert current_rows(dataset)["key"].to_pylist()[:3] == [
@@ -342,6 +342,41 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(fingerprints, "read_bytes", counted)
     return read
+
+
+class Cramped(Shades):
+    """Sees small images only, and says after three others in a row that it is in vain."""
+
+    batch_size = 4
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest, self.failed = largest, 0
+
+    def caption(self, requests: Sequence[Request]) -> list[str | Refusal]:
+        answers: list[str | Refusal] = []
+        for request, text in zip(requests, super().caption(requests), strict=True):
+            fits = request.images[0].width <= self.largest
+            self.failed = 0 if fits else self.failed + 1
+            if self.failed >= 3:
+                raise InVain("All in vain; take another.", Refusal.MEMORY)
+            answers.append(text if fits else Refusal.MEMORY)
+        return answers
+
+
+def test_large_images_that_are_in_vain_fail_alone(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", 12)
+    for i in range(7):
+        Image.new("RGB", (300 + i, 300), (i, 9, 9)).save(dataset / f"images/e{i}/a.png")
+    with pytest.raises(InputError, match="All in vain"):
+        run(dataset, Cramped(0))
+    assert Store(dataset).read().num_rows == 0
+    report = run(dataset, Cramped(50))
+    assert (report.captioned, len(report.failures)) == (5, 7)
+    assert {failure.reason for failure in report.failures} == {"out-of-memory"}
+    assert set(texts(dataset)) == {f"e{i}" for i in range(7, 12)}
+    again = run(dataset, Cramped(50))
+    assert (again.captioned, again.done_before) == (0, 12)
 
 
 def age(dataset: Path) -> None:

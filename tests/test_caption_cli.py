@@ -298,9 +298,31 @@ def test_export_writes_a_folder_for_datasets(call: Any, dataset: Path, tmp_path:
     loaded = datasets.load_from_disk(str(out))
     assert loaded["entity"][:] == [f"e{i}" for i in range(6)]
     assert loaded["text"][:3] == ["0-0-0", "1-0-0", "2-0-0"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["dataset"]
     (tmp_path / "file").touch()
     code, _, err = call("export", dataset, "--format", "datasets", "--out", tmp_path / "file/x")
     assert (code, "cannot be written" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_export_replaces_nothing_but_an_export(call: Any, dataset: Path) -> None:
+    call("build", dataset, "--captioner", "shades")
+    before = sorted(dataset.rglob("*"))
+    code, _, err = call("export", dataset, "--format", "datasets", "--out", dataset)
+    assert (code, "no earlier export" in err, err.count("\n")) == (2, True, 1)
+    code, _, err = call("export", dataset, "--out", dataset / "entities.tsv")
+    assert (code, "no earlier export" in err, err.count("\n")) == (2, True, 1)
+    assert sorted(dataset.rglob("*")) == before
+
+
+@pytest.mark.parametrize("format", ["tsv", "datasets"])
+def test_the_folder_one_is_in_cannot_be_written_over(
+    call: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    call("build", dataset, "--captioner", "shades")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    code, _, err = call("export", dataset, "--format", format, "--out", ".")
+    assert (code, "the folder you are in" in err, err.count("\n")) == (2, True, 1)
 
 
 def test_cache_of_a_build_loads_as_a_parquet_data_set(

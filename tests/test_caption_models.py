@@ -215,8 +215,12 @@ def test_identity_holds_what_determines_the_texts(folders: dict[str, Path], tmp_
                     {"temperature": 1.0}, {"repetition_penalty": 1.5}):
         assert captioner(moved, **changed).identity != original
     assert captioner(moved, max_new_tokens=7).judge_identity == captioner(moved).judge_identity
-    (moved / "README.md").write_text("about")
+    for name in ("README.md", "LICENSE.txt"):
+        (moved / name).write_text("about")
     assert captioner(moved).identity == original
+    (moved / "merges.txt").write_text("a b")  # of some tokenizers
+    assert captioner(moved).identity.revision != original.revision
+    (moved / "merges.txt").unlink()
     weights = moved / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -444,8 +445,31 @@ class Other(Moody):
     mood = ()
 
 
+class Sullen(Viewer):
+    """One who says nothing."""
+
+    identity = Identity("sullen", "m")
+
+    def caption(self, requests: Sequence[Request]) -> list[str]:
+        return ["" for _ in requests]
+
+
+def test_a_verdict_that_is_no_number_is_none(dataset: Path) -> None:
+    class Broken(Viewer):
+        def judge(self, requests: Sequence[Request]) -> list[YesNo | Refusal]:
+            return [YesNo(math.nan, math.nan) for _ in requests]
+
+    report = run(dataset, Broken(), scope="pair")
+    rows = Store(dataset).read()
+    assert set(zip(rows["status"].to_pylist(), rows["reason"].to_pylist(), strict=True)) == {
+        ("failed", "not-a-number")}
+    assert report.captioned == 0
+    assert run(dataset, Viewer(), scope="pair", retry=("failed",)).judged == report.judged > 0
+
+
 def test_what_one_source_could_not_say_is_asked_of_another(dataset: Path) -> None:
     run(dataset, Moody())
+    (dataset / "images/e1/a.png").rename(dataset / "images/e1/b.png")  # costs nothing
     other = Other()
     report = run(dataset, other, instead_of="moody")
     assert (report.items, report.captioned) == (3, 3)
@@ -458,6 +482,9 @@ def test_what_one_source_could_not_say_is_asked_of_another(dataset: Path) -> Non
     both = read_captions(dataset, "moody,other")
     assert both.texts == {"e0": "50-0-0", **{f"e{i}": f"{i}-0-0" for i in range(1, 6)}}
     assert [source.identity.captioner for source in both.sources] == ["moody", "other"]
+    for retry in (("rejected",), ("failed",), ("rejected", "failed")):
+        assert preview(dataset, Sullen(), Task(instead_of="moody", retry=retry),
+                       sample=0).to_caption == 2  # e0 has another image now
     with pytest.raises(InputError, match="no captions by 'nobody'"):
         run(dataset, other, instead_of="nobody")
 
@@ -475,12 +502,6 @@ def test_the_preferred_source_is_read_where_it_speaks(dataset: Path) -> None:
 
 @pytest.mark.parametrize("scope", ["pair", "summary", "relation"])
 def test_links_can_be_asked_of_another_too(dataset: Path, scope: str) -> None:
-    class Sullen(Viewer):
-        identity = Identity("sullen", "m")
-
-        def caption(self, requests: Sequence[Request]) -> list[str]:
-            return ["" for _ in requests]
-
     before = run(dataset, Sullen(), scope=scope, keep_all=True)
     assert before.rejected == before.items > 0
     viewer, plain = Viewer(), Viewer()

@@ -287,6 +287,18 @@ def test_the_nations_graph_can_be_written_and_captioned(
 
 
 @pytest.mark.parametrize("command", [
+    ["split", "a", "b"], ["subset", "a", "b"], ["import", "tsv", "a", "b"], ["demo"],
+    ["compare", "a", "b"], ["evaluate", "a"], ["complete-modalities", "a"]])
+def test_a_seed_below_0_is_refused(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--seed", "-1"]) == 2
+    error = capsys.readouterr().err
+    assert "--seed: '-1' is not a whole number from 0 on" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [
     ["kgc_seq2seq.cli"], ["kgc_seq2seq.cli", "predict"], ["kgc_seq2seq.train"]])
 def test_help_is_there(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True,

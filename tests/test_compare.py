@@ -249,7 +249,7 @@ def test_what_was_not_measured_so_is_refused_with_the_mend(
     ranks = Ranks(np.array([0, 1]), np.zeros(2, np.int64))
     a = measured(tmp_path / "a", read_graph(tiny), ranks)
     kept = a / "results" / "test-ranks.parquet"
-    assert f"run 'kgc evaluate {a}'" in compared(capsys, a, a, "--split", "valid")[2]
+    assert f"run 'kgc evaluate {a} --split valid'" in compared(capsys, a, a, "--split", "valid")[2]
     assert compared(capsys, a, a, "--ranks", "certified")[0] == 2
     kept.write_text("no table")
     assert "is no table of ranks" in compared(capsys, a, a)[2]

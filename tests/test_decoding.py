@@ -419,7 +419,10 @@ def test_generate_writes_names_only_and_beams_find_what_ours_finds(
         assert len(pairs) == 2 * len(names)
 
 
-def test_a_decoder_only_model_is_constrained_after_its_prompt() -> None:
+@pytest.mark.parametrize(("tokens", "stopping"), [(6, False), (20, "never")])
+def test_a_decoder_only_model_is_constrained_after_its_prompt(
+    tokens: int, stopping: bool | str
+) -> None:
     names = [(3, 4, 5, EOS), (3, 4, EOS), (7, EOS), (8, 9, 10, 11, EOS)]
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(
@@ -431,8 +434,8 @@ def test_a_decoder_only_model_is_constrained_after_its_prompt() -> None:
     for _ in range(2):  # it can be used again
         found = model.generate(
             prompt, attention_mask=torch.ones_like(prompt), num_beams=6, num_return_sequences=6,
-            max_new_tokens=6, logits_processor=LogitsProcessorList([processor]),
-            return_dict_in_generate=True, output_scores=True, early_stopping=False)
+            max_new_tokens=tokens, logits_processor=LogitsProcessorList([processor]),
+            return_dict_in_generate=True, output_scores=True, early_stopping=stopping)
         query, entity, _ = generated_entities(processor, found.sequences, found.sequences_scores,
                                               6)
         assert sorted(zip(query.tolist(), entity.tolist(), strict=True)) == [

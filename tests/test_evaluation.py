@@ -122,7 +122,7 @@ def test_sampling_follows_the_published_rules(
 
     def ranks(samples: int, seed: int = 0) -> np.ndarray:
         found = rank_triples(generator.search, generator.verbalizer, some, accelerator,
-                             SampledRanks(samples, seed=seed))
+                             SampledRanks(samples, draws_seed=seed))
         assert found.open is None  # neither certain nor within a bracket
         return found.optimistic
 

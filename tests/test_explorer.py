@@ -251,6 +251,14 @@ def test_what_is_missing_is_said(
     assert "pip install 'kgc-seq2seq[ui]'" in printed.err
 
 
+def test_a_port_that_is_none_is_refused(
+    fusion: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    assert main(["explore", str(fusion), "--port", "99999", "--no-browser"]) == 2
+    assert "choose one from 1 to 65535" in capsys.readouterr().err
+
+
 # Programs.
 
 
@@ -283,6 +291,12 @@ def test_errors_are_sentences(served: Served) -> None:
     assert "There is no file yet" in served.refused("queries", None, 3)
 
 
+@pytest.mark.parametrize("values", [
+    ("France", "currency", "tail", "x", True), (None, None, "tail", 2, True)])
+def test_values_of_other_kinds_are_refused(served: Served, values: tuple[Any, ...]) -> None:
+    assert "must be texts" in served.refused("predict", *values)
+
+
 def test_an_upload_is_never_a_path(served: Served) -> None:
     def file(path: object) -> dict[str, object]:
         return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
@@ -310,6 +324,9 @@ def test_a_large_upload_and_a_foreign_name_of_the_host_are_refused(served: Serve
     assert Path(path).name == "q.jsonl"
     assert served.status("gradio_api/upload", body(11_000_000), **form) == 413
     assert served.status("", Host="kgc.example") == 400
+    for origin in ("http://evil.example", "null", "http://localhost.evil.example"):
+        assert served.status("gradio_api/upload", body(9), Origin=origin, **form) == 403
+    assert served.get("", Origin=served.url.rstrip("/"))
 
 
 def test_it_listens_on_loopback_only(served: Served) -> None:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.cli import main
@@ -196,6 +196,47 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
                           ).save_pretrained(folder)
     return folder
+
+
+def test_only_a_whole_clip_on_a_device_that_is_there_makes_vectors(
+    pictured: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import ViTConfig, ViTModel
+
+    ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                       intermediate_size=16, image_size=16, patch_size=8)
+             ).save_pretrained(tmp_path / "vit")
+    cut = tmp_path / "cut"
+    shutil.copytree(clip, cut)
+    weights = load_file(cut / "model.safetensors")
+    save_file({name: weight for name, weight in weights.items() if "visual_proj" not in name},
+              cut / "model.safetensors", {"format": "pt"})
+    words = ["features", str(pictured), "--modality", "image", "--image-model"]
+    for more, why in (([str(tmp_path / "vit")], "is a vit, where a CLIP is needed"),
+                      ([str(cut)], "lacks 1 of the model's weights"),
+                      ([str(clip), "--device", "nowhere"], "--device nowhere is not to be had")):
+        assert main([*words, *more]) == 2
+        said = capsys.readouterr().err.strip().split("\n")[-1]
+        assert why in said
+    assert not (pictured / "features" / "image.safetensors").exists()
+
+
+def test_other_weights_in_the_same_folder_make_other_vectors(
+    pictured: Path, clip: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "clip"
+    shutil.copytree(clip, here)
+    words = ["features", str(pictured), "--modality", "image", "--image-model", str(here)]
+    path = pictured / "features" / "image.safetensors"
+    assert main(words) == 0
+    before = path.read_bytes()
+    assert main(words) == 0
+    assert path.read_bytes() == before
+    weights = load_file(here / "model.safetensors")
+    save_file({name: -weight if "visual_proj" in name else weight
+               for name, weight in weights.items()}, here / "model.safetensors", {"format": "pt"})
+    assert main(words) == 0
+    assert torch.allclose(load_file(path)["values"], -load(before)["values"])
 
 
 def test_clip_makes_both_modalities(

@@ -407,7 +407,8 @@ def test_a_fusion_is_a_run_like_any_other(
     assert sum(entry["probability"] for entry in found["answers"]) == pytest.approx(1, abs=0.01)
     assert found["modality_weights"]["LBMKGC"].keys() == {"structure", "text"}
     assert sum(found["modality_weights"]["LBMKGC"].values()) == pytest.approx(1, abs=1e-5)
-    assert list(found["contributions"][0]) == ["log p(name)", "DistMult", "LBMKGC"]
+    assert list(found["contributions"][0]) == [
+        "generator" if method == "ensemble" else "log p(name)", "DistMult", "LBMKGC"]
     for entry, shares in zip(found["answers"], found["contributions"], strict=True):
         if method == "fused":
             assert sum(shares.values()) == pytest.approx(entry["log_probability"], abs=1e-4)
@@ -541,18 +542,23 @@ def test_a_fusion_whose_parts_have_changed_is_refused(
     assert "is not the one that" in refused(capsys, *ask)
 
 
-def test_a_training_does_not_go_on_with_vectors_of_another_width(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("width", [3, 5])
+def test_a_training_does_not_go_on_with_other_vectors(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
     from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 
     here = shutil.copytree(runs, tmp_path / "here")
-    make_vectors(here / "data", FeatureChoice(dim=3), show_progress=False)
+    table = here / "data" / "entities.tsv"
+    first, second, *rest = table.read_text().splitlines()
+    table.write_text("\n".join([f"{first}\tdescription", f"{second}\tgrows on trees",
+                                *(f"{line}\t" for line in rest)]) + "\n")
+    make_vectors(here / "data", FeatureChoice(dim=width), show_progress=False)
     words = ["--dataset", str(here / "data"), *STEPS, "--scorer", "lbmkgc", "--out",
              str(here / "lbmkgc"), "--model.dim", "4", "--model.modalities", '["text"]']
     assert train_scorer.main(words) == 2
     said = capsys.readouterr().err
-    assert "does not fit the model" in said and "--restart" in said
+    assert "(different: data.vectors)" in said and "--restart" in said
     assert len(said.strip().split("\n")) == 1
 
 

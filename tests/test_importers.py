@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
 from caption_cache.images import find_images, read_entities
+from caption_cache.verify import verify
 from kgc_seq2seq import cli
+from kgc_seq2seq.graph.columns import read_header
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.importers import FORMATS, ImportConfig, import_dataset
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -171,6 +173,11 @@ def test_hugging_face_datasets_are_read_from_the_disk(tmp_path: Path) -> None:
     graph = imported(tmp_path / "hub", "datasets")
     assert graph.entity_names == ("a b", "c", "d")
     assert graph.valid.tolist() == [[0, 0, 1], [1, 0, 2]]
+    label = datasets.ClassLabel(names=["isA", "likes"])
+    parts = {split: part.cast_column("relation", label) for split, part in parts.items()}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "labels")
+    import_dataset(ImportConfig("datasets", tmp_path / "labels", tmp_path / "labelled"))
+    assert read_graph(tmp_path / "labelled").relation_ids == ("isA",)
     renamed = datasets.Dataset.from_dict({"subject": ["a"], "relation": ["r"], "tail": ["b"]})
     renamed.save_to_disk(tmp_path / "renamed")
     with pytest.raises(InputError, match="no column 'head'"):
@@ -280,10 +287,49 @@ def test_an_order_that_both_columns_allow_is_noted(write: Write) -> None:
     assert any("train2id.txt" in note and "h r t" in note for note in report.notes)
 
 
+def test_what_is_said_of_the_splits_is_of_the_splits(tmp_path: Path) -> None:
+    (tmp_path / "facts.tsv").write_text("".join(
+        f"thing {i}\tnear\tthing {(i + step) % 24}\n" for i in range(24) for step in (1, 5, 7)))
+    (tmp_path / "pictures").mkdir()
+    for name in ("thing 1", "stranger"):
+        (tmp_path / "pictures" / f"{name}.png").write_bytes(b"pixels")
+    import_dataset(ImportConfig("tsv", tmp_path / "facts.tsv", tmp_path / "out",
+                                images=tmp_path / "pictures"))
+    about = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert "drawn from it with seed 0" in about["splits"]
+    assert any("stranger" in note for note in about["notes"])
+
+
 def test_a_stated_order_is_followed(write: Write) -> None:
     source = write("openke", **{f"{split}2id__txt": "1\n0 1 4\n"
                                 for split in ("train", "valid", "test")})
     assert imported(source, "openke", order="hrt").train.tolist() == [[0, 1, 4]]
+
+
+def test_the_first_line_tells_the_order(write: Write) -> None:
+    def turned(text: str) -> str:
+        return "".join(f"{h}\t{t}\t{r}\n" for h, r, t in
+                       (line.split("\t") for line in text.splitlines()))
+
+    plain = imported(write("tsv"), "tsv")
+    source = write("tsv", train__tsv=turned(TSV["train.tsv"]), valid__tsv=turned(TSV["valid.tsv"]),
+                   test__tsv=turned(TSV["test.tsv"]))
+    assert read_header(source / "train.tsv") == ["head", "tail", "relation"]
+    import_dataset(ImportConfig("tsv", source, source.parent / "turned"))
+    graph = read_graph(source.parent / "turned")
+    assert graph.relation_names == plain.relation_names
+    assert np.array_equal(graph.train, plain.train)
+    with pytest.raises(InputError, match=r"train.tsv, line 1: .* called h, t, r, .* h, r, t of"):
+        import_dataset(ImportConfig("tsv", source, source.parent / "other", order="hrt"))
+    source = write("tsv", train__tsv="relation\thead\ttail\nisA\ta\tb\n")
+    with pytest.raises(InputError, match="must be head, relation, tail or head, tail, relation"):
+        import_dataset(ImportConfig("tsv", source, source.parent / "other"))
+
+
+@pytest.mark.parametrize("shares", [(10.0, 0.1), (0.5, 0.5), (-0.1, 0.1), (0.1, 0.0)])
+def test_shares_are_checked(shares: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="between 0 and 1"):
+        ImportConfig("tsv", Path("in"), Path("out"), valid=shares[0], test=shares[1])
 
 
 def test_an_existing_folder_is_never_overwritten(write: Write) -> None:
@@ -344,6 +390,42 @@ def test_names_texts_and_images_come_from_tables(write: Write, tmp_path: Path) -
     assert any("1 lines of names.tsv belong to none" in note for note in report.notes)
 
 
+def test_an_image_never_takes_the_place_of_another(write: Write, tmp_path: Path) -> None:
+    files = ["raw/2-x.png", "raw/x.png", "more/x.png"]
+    for place, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(str(place))
+    table = tmp_path / "pictures.tsv"
+    table.write_text("".join(f"Q1\t{name}\n" for name in files))
+    out = tmp_path / "out"
+    import_dataset(ImportConfig("momok", write("momok"), out, images=table))
+    paths = [image.path for image in find_images(out, read_entities(out))]
+    assert sorted((out / path).read_text() for path in paths) == ["0", "1", "2"]
+    assert [(tmp_path / name).read_text() for name in files] == ["0", "1", "2"]
+
+
+def test_a_caption_counts_until_its_entity_has_an_image(write: Write, tmp_path: Path) -> None:
+    from PIL import Image
+
+    texts = tmp_path / "texts.tsv"
+    texts.write_text("id\tcaption\nQ1\tone  word\nQ2\ttwo words\nQ3\tthree words\n")
+    (tmp_path / "pictures/Q2").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures/Q2/a.png")
+    out = tmp_path / "out"
+    import_dataset(ImportConfig("momok", write("momok"), out, texts=texts,
+                                images=tmp_path / "pictures"))
+    said = {"Q1": "one word", "Q2": "two words", "Q3": "three words"}
+    assert read_captions(out).texts == said
+    assert list(read_captions(out).texts)[0] == "Q2"  # noqa: RUF015
+    assert verify(out) == (3, [])
+    (out / "images/Q3").mkdir()
+    Image.new("RGB", (4, 4)).save(out / "images/Q3/a.png")
+    with (out / "images.tsv").open("a") as table:
+        table.write("Q3\timages/Q3/a.png\n")
+    assert read_captions(out).texts == {key: said[key] for key in ("Q1", "Q2")}
+    assert [finding.where for finding in verify(out)[1]] == ["imported:Q3"]
+
+
 def test_images_come_from_folders_even_of_ids_that_are_no_file_names(
     write: Write, tmp_path: Path
 ) -> None:
@@ -366,6 +448,7 @@ def test_images_come_from_folders_even_of_ids_that_are_no_file_names(
     ("names", "id\tname\nQ1\ta\nQ1\tb\n", ["names.tsv, line 3", "'Q1'", "line 2"]),
     ("names", "one\ntwo\n", ["names.tsv", "2 names for 3"]),
     ("texts", "Q1\n", ["names.tsv", "cells"]),
+    ("texts", "Q1\ta thing\n", ["names.tsv, line 1", "description or caption"]),
     ("images", "Q1\tnowhere.png\n", ["names.tsv, line 1", "nowhere.png"]),
 ])
 def test_bad_tables_are_refused(

@@ -15,6 +15,7 @@ from PIL import Image
 from caption_cache.again import caption_as
 from caption_cache.build import Task, build
 from caption_cache.captioners import Identity, Request
+from caption_cache.captioners.palette import PaletteCaptioner
 from caption_cache.captions import read_captions, read_profiles
 from caption_cache.errors import InputError
 from caption_cache.source import Source
@@ -196,12 +197,16 @@ def test_candidates_that_are_no_names_are_refused(
 
 
 def test_an_image_is_captioned_only_as_the_others_were(
-    nations: Path, tmp_path: Path
+    nations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = tmp_path / "flag.png"
     shutil.copy(flag(nations, "Italy"), image)
     [source] = read_captions(nations).sources
     assert "green" in caption_as(source, image, "Ruritania")
+    german = "Eine alte Fahne mit drei breiten Streifen, die über einem Platz im Wind weht."
+    with monkeypatch.context() as patched:
+        patched.setattr(PaletteCaptioner, "caption", lambda self, requests: [german])
+        assert caption_as(source, image, "Ruritania") == german
     refusals: list[Callable[[], str]] = [
         lambda: caption_as(Source(replace(source.identity, revision="0"), None, None), image, "R"),
         lambda: caption_as(replace(source, prompt_id="mine", prompt_hash="0"), image, "R"),

@@ -15,11 +15,16 @@ import pytest
 import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard
+from PIL import Image
 
+from caption_cache.build import build
+from caption_cache.captioners import load_captioner
+from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
-from kgc_seq2seq import cli, export, hub
+from kgc_seq2seq import cli, export, hub, train
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.export import export_run, push_to_hub
+from kgc_seq2seq.model_card import model_card
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +54,46 @@ def test_the_exported_folder_answers_by_itself(
         [answer.log_probability for answer in expected], abs=1e-5)
 
 
+def test_captions_go_along_in_their_order_and_only_where_they_are_read(
+    tiny: Path, tmp_path: Path
+) -> None:
+    for colour, name in (("red", "a"), ("blue", "b")):
+        (tiny / "images" / "e0").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), colour).save(tiny / "images" / "e0" / f"{name}.png")
+    build(tiny, load_captioner("palette"), show_progress=False)
+    (tiny / "images" / "e0" / "a.png").rename(tiny / "images" / "e0" / "z.png")  # costs nothing
+    said = read_captions(tiny).texts["e0"]
+    assert said.index("blue") < said.index("red")
+    for run, captions in (("reads", True), ("reads-none", False)):
+        assert train.main([
+            "--dataset", str(tiny), "--out", str(tmp_path / run), "--input.captions",
+            str(captions).lower(), "--model.d_model", "16", "--model.d_ff", "16",
+            "--model.num_heads", "2", "--tokenizer.pieces", "80", "--tokenizer.words", "20",
+            "--training.steps", "2", "--training.batch_size", "4"]) == 0
+        export_run(tmp_path / run, tmp_path / f"{run}-exported")
+    assert read_captions(tmp_path / "reads-exported" / "dataset").texts == {"e0": said}
+    assert not (tmp_path / "reads-none-exported" / "dataset" / "captions").exists()
+
+
+def test_the_card_names_the_budget_of_a_step(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    dataset = (trained / yaml.safe_load((run / "config.yaml").read_text())["dataset"]).resolve()
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"dataset": str(dataset)}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "; 32 examples a step." in model_card(run, "me/mine", None)
+    config["training"]["batch_tokens"] = 4096
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "; at most 4,096 tokens a step." in model_card(run, "me/mine", None)
+
+
 def test_the_exported_folder_holds_what_it_needs_and_no_more(exported: Path) -> None:
     files = [path for path in exported.rglob("*") if path.is_file()]
     assert all(any(path.match(kept) for kept in hub.KEPT) for path in files)
     assert {path.suffix for path in files if path.stat().st_size > 10**6} <= {".safetensors"}
     assert {path.name for path in exported.iterdir()} == {
-        "README.md", "config.yaml", "dataset", "metrics.jsonl", "model", "results", "tokenizer",
-        "training.json", "trie.safetensors"}
+        "README.md", "config.yaml", "dataset", "metrics.jsonl", "model", "relations.json",
+        "results", "tokenizer", "training.json", "trie.safetensors"}
     assert yaml.safe_load((exported / "config.yaml").read_text())["dataset"] == "dataset"
 
 

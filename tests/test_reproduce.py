@@ -79,7 +79,10 @@ def test_rows_are_made_once_and_averaged_over_seeds(
     mrr = [json.loads(path.read_text())["both"]["mrr"] for path in tests.values()]
     times = {seed: path.stat().st_mtime_ns for seed, path in tests.items()}
 
+    vectors = tmp_path / "out" / "MKG-Y" / "tiny" / "MKG-Y" / "features" / "text.safetensors"
+    vectors.unlink()  # as if that stage had been stopped
     assert reproduce.main([*words, "--seeds", "1"]) == 0
+    assert vectors.is_file()
     assert {seed: path.stat().st_mtime_ns for seed, path in tests.items()} == times
     document = json.loads((tmp_path / "reproduce-MKG-Y-tiny.json").read_text())
     row = document["rows"]["DistMult"]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from caption_cache.captions import read_captions
+from caption_cache.images import find_images, read_entities
 from kgc_seq2seq import cli
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
+from kgc_seq2seq.graph.subset import densest_entities
 
 
 def facts(folder: Path, split: str) -> set[tuple[str, str, str]]:
@@ -48,6 +52,42 @@ def test_a_subset_holds_the_densest_entities_and_all_between_them(
     assert cli.main(["subset", str(nations), str(tmp_path / "b"), "--entities", "250"]) == 0
     for name in ("entities.tsv", "train.tsv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["subset", "split"])
+def test_images_come_along_however_they_are_kept(
+    nations: Path, tmp_path: Path, command: str
+) -> None:
+    full = tmp_path / "full"
+    shutil.copytree(nations, full, ignore=shutil.ignore_patterns("images", "images.tsv"))
+    graph = read_graph(full)
+    first, second, *_ = (graph.entity_ids[place] for place in np.flatnonzero(
+        densest_entities(graph, 20, 0)))
+    (full / "images").mkdir()
+    (tmp_path / "pool.png").write_bytes(b"pixels")
+    (full / "images/link.png").symlink_to("../../pool.png")
+    (full / "images.tsv").write_text("entity\tpath\n" + "".join(
+        f"{key}\timages/link.png\n" for key in (first, second)))
+    words = ["--entities", "300"] if command == "subset" else []
+    assert cli.main([command, str(full), str(tmp_path / "deep/part"), *words]) == 0
+    part = tmp_path / "deep/part"
+    found = find_images(part, read_entities(part))
+    assert [(image.entity, image.path) for image in found] == [
+        (key, "images/link.png") for key in (first, second)]
+    assert (part / "images/link.png").read_bytes() == b"pixels"
+
+
+def test_a_subset_without_images_has_no_table_of_them(nations: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    shutil.copytree(nations, full, ignore=shutil.ignore_patterns("images", "images.tsv"))
+    graph = read_graph(full)
+    last = graph.entity_ids[int(np.flatnonzero(~densest_entities(graph, 250, 0))[0])]
+    (full / "images").mkdir()
+    (full / "images/a.png").write_bytes(b"pixels")
+    (full / "images.tsv").write_text(f"entity\tpath\n{last}\timages/a.png\n")
+    assert cli.main(["subset", str(full), str(tmp_path / "a"), "--entities", "250"]) == 0
+    assert not (tmp_path / "a/images.tsv").exists()
+    read_captions(tmp_path / "a")
 
 
 @pytest.mark.parametrize(("count", "words"), [

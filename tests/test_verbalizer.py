@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -329,6 +330,18 @@ class Detector:
             starts = None if texts[0, 0] == self.mark else self.starts
             found[rows] |= contains(inputs[rows], self.table, texts, self.ends, starts)
         return found
+
+
+@given(st.lists(st.sampled_from(["", "a", "thing b", "c c c"]), max_size=12))
+def test_texts_are_tokenized_in_parts_as_at_once(texts: list[str]) -> None:
+    tokenizer = train_tokenizer({"a thing b c": 9}, TokenizerConfig(pieces=20, words=0))
+    whole = TokenTable.build(tokenizer, texts)
+    with patch("kgc_seq2seq.text.token_table._AT_ONCE", 3):
+        parts = TokenTable.build(tokenizer, texts)
+    assert (parts.tokens.dtype, parts.offsets.dtype) == (np.int32, np.int64)
+    assert parts.tokens.tolist() == whole.tokens.tolist()
+    assert parts.offsets.tolist() == whole.offsets.tolist()
+    assert len(whole.offsets) == len(texts) + 1
 
 
 def contains(inputs: np.ndarray, table: TokenTable, texts: np.ndarray, ends: np.ndarray,

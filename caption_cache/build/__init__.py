@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,7 +38,7 @@ from caption_cache.build.scopes import (
     plan_summaries,
     said_yes,
 )
-from caption_cache.captioners import Captioner, Judge, Refusal, Request
+from caption_cache.captioners import Captioner, InVain, Judge, Refusal, Request
 from caption_cache.captions import PROFILE, fitting, of_source, sources
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
@@ -186,9 +187,11 @@ def preview(
     store = Store(dataset)
     prompts, links = _read_task(dataset, captioner, task)
     gallery = _gallery(dataset, Processes(), save=False, show_progress=False)
-    rows = _settled(store.read(), task)
+    everything = store.read()
+    rows = _settled(everything, task)
     to_judge = 0
-    for stage in _stages(dataset, captioner, task, prompts, links, gallery, lambda: rows):
+    for stage in _stages(dataset, captioner, task, prompts, links, gallery, everything,
+                         lambda: rows):
         standing = compare(stage.items, stage.scope, rows)
         at_once, groups = pending(stage.items, standing)
         to_judge += len(groups) if stage.scope == RELEVANCE else 0
@@ -234,12 +237,14 @@ def build(
             with processes.first_alone():
                 writer = stack.enter_context(store.writing(first=processes.rank == 0))
             old = set(store.parts)
-            known = _settled(store.read(), task)
+            everything = store.read()
+            known = _settled(everything, task)
 
             def rows() -> pa.Table:  # parts that stood there before are not read again
                 return pa.concat_tables([known, store.read(besides=old)])
 
-            for stage in _stages(dataset, captioner, task, prompts, links, gallery, rows):
+            for stage in _stages(dataset, captioner, task, prompts, links, gallery, everything,
+                                 rows):
                 before = compare(stage.items, stage.scope, rows())
                 processes.wait()  # all have looked at the same rows; from here on they change
                 at_once, groups = pending(stage.items, before)
@@ -314,7 +319,7 @@ def _without_text(rows: pa.Table, scope: str, name: str, dataset: Path) -> pa.Ta
 
 def _stages(
     dataset: Path, captioner: Captioner, task: Task, prompts: dict[str, Prompt],
-    links: Links | None, gallery: Gallery, rows: Callable[[], pa.Table],
+    links: Links | None, gallery: Gallery, everything: pa.Table, rows: Callable[[], pa.Table],
 ) -> Iterator[_Stage]:
     """What is to be done, one after the other; the last stage is that of the task's scope.
 
@@ -327,7 +332,8 @@ def _stages(
 
     ask = asker(task.scope)
     if task.instead_of is not None:
-        items = plan_again(ask, _without_text(rows(), task.scope, task.instead_of, dataset), links)
+        items = plan_again(
+            ask, _without_text(everything, task.scope, task.instead_of, dataset), links)
     elif task.scope == "entity":
         items = plan_entities(ask)
     elif task.scope in PROFILE:
@@ -365,10 +371,15 @@ def _texts(captioner: Captioner, requests: Sequence[Request], language: str) -> 
 
 
 def _verdicts(judge: Judge, requests: Sequence[Request]) -> list[Outcome]:
-    return [Outcome(None, "failed", answer.value) if isinstance(answer, Refusal) else
+    outcomes = []
+    for answer in judge.judge(requests):
+        if not isinstance(answer, Refusal) and not isfinite(answer.yes + answer.no):
+            answer = Refusal.BROKEN
+        outcomes.append(
+            Outcome(None, "failed", answer.value) if isinstance(answer, Refusal) else
             Outcome(f"{'yes' if answer.yes > answer.no else 'no'}, P(yes) {answer.yes:.4g}, "
-                    f"P(no) {answer.no:.4g}", "ok", None)
-            for answer in judge.judge(requests)]
+                    f"P(no) {answer.no:.4g}", "ok", None))
+    return outcomes
 
 
 def _settled(rows: pa.Table, task: Task) -> pa.Table:
@@ -395,13 +406,15 @@ def _caption(
     """Caption the first item of every group; the others get the same outcome."""
     task = bar.add_task("judging" if stage.scope == RELEVANCE else "captioning",
                         total=len(groups))
-    ahead = max(batch_size, os.cpu_count() or 1)
+    # The first has the most images, and all that are opened ahead are in memory.
+    ahead = max(batch_size // len(groups[0][0].images), os.cpu_count() or 1)
     with closing(prefetch(lambda group: _open(root, group[0]), groups, ahead)) as opened:
         work = zip(groups, opened, strict=True)
         while chunk := list(islice(work, batch_size)):
             asked = [(group, request) for group, request in chunk if isinstance(request, Request)]
             start = time.perf_counter()
-            outcomes = stage.answer([request for _, request in asked]) if asked else []
+            outcomes = _answered(stage, [request for _, request in asked],
+                                 lambda: _open(root, groups[-1][0]))
             seconds = (time.perf_counter() - start) / max(1, len(asked))
             rows = [_row(item, stage, outcome, seconds * (item is group[0]))
                     for (group, _), outcome in zip(asked, outcomes, strict=True)
@@ -410,6 +423,39 @@ def _caption(
                      for group, flaw in chunk if isinstance(flaw, Flaw) for item in group]
             writer.add(rows)
             bar.advance(task, len(chunk))
+
+
+def _answered(
+    stage: _Stage, requests: Sequence[Request],
+    open_smallest: Callable[[], Request | Flaw | None],
+) -> list[Outcome]:
+    """Ask; where large requests are in vain while the smallest is not, they alone fail.
+
+    Args:
+        stage: Answers.
+        requests: To be answered.
+        open_smallest: Gives the smallest request of all, if it can be opened.
+
+    Raises:
+        InVain: The smallest is in vain, too.
+    """
+    if not requests:
+        return []
+    try:
+        return stage.answer(requests)
+    except InVain as error:
+        smallest = open_smallest()
+        try:
+            in_vain = (not isinstance(smallest, Request)
+                       or stage.answer([smallest])[0].status == "failed")
+        except InVain:
+            in_vain = True
+        if in_vain:
+            raise
+        if len(requests) == 1:
+            return [Outcome(None, "failed", error.refusal.value)]
+    return [outcome for request in requests
+            for outcome in _answered(stage, [request], open_smallest)]
 
 
 def _time(

@@ -151,21 +151,23 @@ def plan_again(ask: Asker, rows: pa.Table, links: Links | None) -> Iterator[Item
 
     Args:
         ask: Makes the items.
-        rows: Rows of the store, of one scope; those whose images changed are passed over.
+        rows: Rows of the store, of one scope; those whose images are gone are passed over.
         links: Where the scope is another than ``entity``.
     """
     names, marks = ask.gallery.names, ask.gallery.fingerprints
     for row in rows.to_pylist():
         entity, neighbour, relation = row["entity"], row["neighbour"], row["relation"]
-        shown = [marks[path].hash if path in marks else None for path in row["images"]]
-        if shown != row["image_hashes"] or entity not in names:
+        owned = {marks[path].hash: path for owner in (neighbour, entity)
+                 for path in ask.gallery.of.get(owner, [])}
+        paths = [owned[shown] for shown in row["image_hashes"] if shown in owned]
+        if len(paths) < len(row["image_hashes"]) or entity not in names:
             continue
         words = {"name": names[entity]}
         if neighbour is not None:
             words |= {"head": names[entity], "neighbour": names.get(neighbour, neighbour)}
         if relation is not None and links is not None:
             words["relation"] = links.relation_names.get(relation, relation)
-        yield ask.item(entity, row["images"], words, neighbour=neighbour, relation=relation)
+        yield ask.item(entity, paths, words, neighbour=neighbour, relation=relation)
 
 
 def said_yes(rows: pa.Table) -> dict[tuple[str, str], bool]:

@@ -55,6 +55,7 @@ class Refusal(Enum):
     SERVER = "server-error"
     SLOW = "timed-out"
     MALFORMED = "malformed-answer"
+    BROKEN = "not-a-number"
 
     @property
     def mend(self) -> str:
@@ -71,9 +72,25 @@ _MENDS = {
                     "--retry failed",
     Refusal.SLOW: "the server did not answer in time; raise --timeout, then build with "
                   "--retry failed",
+    Refusal.BROKEN: "the model computed no numbers; load its weights in bfloat16 or float32 "
+                    "(--dtype), then build with --retry failed",
     Refusal.MALFORMED: "the server's answer could not be understood; see its log, then build "
                        "with --retry failed",
 }
+
+
+class InVain(InputError):
+    """Request after request got no text. A build goes on if it was only these."""
+
+    def __init__(self, message: str, refusal: Refusal) -> None:
+        """Say it.
+
+        Args:
+            message: The sentence.
+            refusal: Why the last of them got none.
+        """
+        super().__init__(message)
+        self.refusal = refusal
 
 
 class YesNo(NamedTuple):
@@ -106,6 +123,7 @@ class Captioner(Protocol):
         A text depends on its own request alone, never on the others in the batch.
 
         Raises:
+            InVain: One request after another got no text; the next that gets one ends the count.
             InputError: The engine cannot work (a wrong model, a refused key); the build stops.
         """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ def find_revision(model: str, config: Any, revision: str) -> str:
         return str(getattr(config, "_commit_hash", None) or revision)
     files = sorted(path for path in folder.rglob("*") if path.is_file()
                    and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-                   and path.suffix.lower() not in (".md", ".txt", ".lock"))
+                   and path.suffix.lower() not in (".md", ".lock")
+                   and not path.name.upper().startswith(("README", "LICENSE")))
     whole = hashlib.sha256()
     for path, digest in zip(files, prefetch(_digest, files, ahead=4), strict=True):
         whole.update(f"{path.relative_to(folder).as_posix()}\n{digest}\n".encode())
@@ -115,11 +116,24 @@ def load_model(
         both: Any = AutoModelForImageTextToText.from_pretrained(
             model, revision=revision, output_loading_info=True, **settings)
     loaded, about = both
+    refuse_incomplete(model, about)
+    return loaded.eval()
+
+
+def refuse_incomplete(model: str, about: Mapping[str, Any]) -> None:
+    """Check that a checkpoint held every weight of its model.
+
+    Args:
+        model: Hub name or folder.
+        about: What ``from_pretrained`` gives with ``output_loading_info``.
+
+    Raises:
+        InputError: It did not.
+    """
     if missing := sorted(about["missing_keys"]):
         raise InputError(f"{model} lacks {len(missing)} of the model's weights, such as "
                          f"{missing[0]}; random numbers would stand in for them, so give a "
                          "complete checkpoint.")
-    return loaded.eval()
 
 
 def own_device() -> str:

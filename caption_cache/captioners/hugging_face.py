@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from PIL import Image, ImageOps
 
-from caption_cache.captioners import Identity, Refusal, Request, YesNo
+from caption_cache.captioners import Identity, InVain, Refusal, Request, YesNo
 from caption_cache.captioners.checkpoints import (
     QUERY_MODELS,
     find_revision,
@@ -31,7 +31,7 @@ _FORMATS = {"blip-2": "Question: {prompt} Answer:", "instructblip": "{prompt}"}
 _OTHER_FORMAT = "USER: {images}\n{prompt} ASSISTANT:"
 # What each kind of model was trained on, for those without a chat template.
 _LEAST_SIDE, _MOST_SIDE, _MOST_STRETCH = 32, 4096, 100
-_HOPELESS = 3  # So many single requests in a row without memory for them end the build.
+_HOPELESS = 3  # So many single requests in a row without memory for them are in vain.
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,10 @@ class TransformersCaptioner:
 
     def _give_up_one(self) -> Refusal:
         self._too_large += 1
-        if self._too_large == _HOPELESS:
-            raise InputError(f"{self._options.model} finds no memory even for single requests; "
-                             "quantise it (--quantization), spread it (--device-map auto) or "
-                             "take a smaller one.")
+        if self._too_large >= _HOPELESS:
+            raise InVain(f"{self._options.model} finds no memory even for single requests; "
+                         "quantise it (--quantization), spread it (--device-map auto) or "
+                         "take a smaller one.", Refusal.MEMORY)
         return Refusal.MEMORY
 
     def _refuse_several_images(self, requests: Sequence[Request]) -> None:

@@ -28,7 +28,7 @@ from urllib.request import Request as Call
 
 from PIL import Image
 
-from caption_cache.captioners import Identity, Refusal, Request, YesNo
+from caption_cache.captioners import Identity, InVain, Refusal, Request, YesNo
 from caption_cache.errors import InputError
 
 R = TypeVar("R")
@@ -221,14 +221,18 @@ class OpenAICaptioner:
         return self._in_vain_again(Refusal.REFUSED, said)
 
     def _in_vain_again(self, refusal: Refusal, said: str) -> Refusal:
-        """Give one request up; but where none succeeds any more, end the build."""
+        """Give one request up; but where none succeeds any more, say so.
+
+        Raises:
+            InVain: None has for a while.
+        """
         with self._lock:
             self._in_vain += 1
             count = self._in_vain
         if count >= max(8, 2 * self._options.concurrency):
-            raise InputError(f"{self._options.base_url} gave no text for the last "
-                             f"{count} requests ({said}); see its log, then run the "
-                             "command again with --retry failed.")
+            raise InVain(f"{self._options.base_url} gave no text for the last {count} requests "
+                         f"({said}); see its log, then run the command again with --retry "
+                         "failed.", refusal)
         return refusal
 
     def _post(self, body: bytes) -> bytes:

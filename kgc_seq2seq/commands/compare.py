@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from caption_cache.command_line import Answer, Parser
+from caption_cache.command_line import Answer, Parser, whole_number
 
 _SHOWN = ("mrr", "hits@1", "hits@3", "hits@10")
 
@@ -27,7 +27,7 @@ def add_compare(parser: Parser) -> None:
         "also compare what was measured under unlike protocols"))
     command.add_argument("--resamples", type=int, default=10_000, metavar="N",
                          help="bootstrap: how often the queries are drawn anew")
-    command.add_argument("--seed", type=int, default=0, help="bootstrap: of the draws")
+    command.add_argument("--seed", type=whole_number(0), default=0, help="bootstrap: of the draws")
 
 
 def _compare(options: Namespace) -> Answer:

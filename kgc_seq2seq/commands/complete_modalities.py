@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from caption_cache.command_line import Answer, Parser
+from caption_cache.command_line import Answer, Parser, whole_number
 
 _PLURALS = {"image": "images", "text": "descriptions"}
 
@@ -34,7 +34,7 @@ def add_complete_modalities(parser: Parser) -> None:
         "images: how closely the prompt is followed; by default the pipeline's own scale"))
     command.add_argument("--scheduler", choices=["ddim", "own"], default="ddim", help=(
         "images: what denoises: DDIM, as in LBMKGC, or what comes with the pipeline"))
-    command.add_argument("--seed", type=int, default=0,
+    command.add_argument("--seed", type=whole_number(0), default=0,
                          help="images: the noise follows from it and the entity's id")
     command.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"],
                          default="auto", help="images: auto is float32 on a CPU, else float16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from caption_cache.command_line import Answer, Parser
+from caption_cache.command_line import Answer, Parser, whole_number
 
 
 def add_subset(parser: Parser) -> None:
@@ -15,7 +15,7 @@ def add_subset(parser: Parser) -> None:
     command.add_argument("dataset", type=Path, help="the folder of a data set")
     command.add_argument("out", type=Path, help="the data-set folder to write")
     command.add_argument("--entities", type=int, default=2000, metavar="N", help="how many")
-    command.add_argument("--seed", type=int, default=0,
+    command.add_argument("--seed", type=whole_number(0), default=0,
                          help="decides which entities of equal degree come along")
 
 

@@ -89,7 +89,11 @@ class TrieLogitsProcessor(LogitsProcessor):
         return torch.where(self._edges[place] == keys, place + 1, -1)
 
     def _hash(self, ids: Tensor) -> Tensor:
-        """One int64 for each row; int64 arithmetic wraps around."""
+        """One int64 for each row; int64 arithmetic wraps around.
+
+        Rows longer than any name have ended or left the trie, whatever comes then.
+        """
+        ids = ids[:, : len(self._factors)]
         return ((ids + 1) * self._factors[: ids.shape[1]]).sum(dim=1)
 
 

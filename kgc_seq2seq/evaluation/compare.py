@@ -85,7 +85,7 @@ def compare(
     if not anyway and (name := next((name for name, words in strange.items() if words), None)):
         raise InputError(f"{name} was not measured like {first.name}: they differ in the "
                          f"{' and the '.join(strange[name])}; evaluate them alike, or compare "
-                         "them --anyway.")
+                         "them with 'kgc compare --anyway'.")
     return {
         "runs": [{"run": run.name, "system": run.result["protocol"].get("system"),
                   **{side: run.result[side] for side in SIDES}} for run in runs],

@@ -39,6 +39,9 @@ def rank_by_scores(
 
     Returns:
         2n ranks: of all tail queries in the order of ``triples``, then of all head queries.
+
+    Raises:
+        FloatingPointError: A score is not finite, and no rank could be true.
     """
     questions = graph.queries(triples)
     better, tied = np.zeros((2, len(questions)), np.int64)
@@ -46,6 +49,9 @@ def rank_by_scores(
                          f"ranking, {QUERIES_AT_ONCE} queries at once", visible=show_progress):
         part = questions[start : start + QUERIES_AT_ONCE]
         scores = np.array(score(part[:, :2]), np.float32)
+        if not np.isfinite(scores).all():
+            raise FloatingPointError("Scores are not finite, so nothing can be ranked by them; "
+                                     "train again with a lower optimizer.learning_rate.")
         row = np.arange(len(part))
         gold = scores[row, part[:, 2]]
         owner, known = graph.known_answers.rows(graph.query_keys(part[:, 0], part[:, 1]))

@@ -114,8 +114,8 @@ def read_ranks(path: Path) -> pa.Table:
         table = pq.read_table(path)
         table.select([*TRIPLE, "direction", "better", "tied"])
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; run 'kgc evaluate {path.parent.parent}' to keep the "
-                         "rank of every query.") from None
+        raise InputError(f"{path} is missing; run '{_evaluating(path)}' to keep the rank of every "
+                         "query.") from None
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} is no table of ranks ({error}); delete it and evaluate "
                          "again.") from None
@@ -152,6 +152,13 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
         aside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
+def _evaluating(path: Path) -> str:
+    """The command that writes a file of results."""
+    split, _, kind = path.stem.removesuffix("-ranks").partition("-")
+    ranks = f" --ranks {kind}" if kind else ""
+    return f"kgc evaluate {path.parent.parent} --split {split}{ranks}"
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """Read a result file.
 
@@ -162,8 +169,7 @@ def read_result(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text("utf-8"))
         result["both"]["mrr"], result["protocol"]["split"]
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; run 'kgc evaluate {path.parent.parent}' "
-                         "first.") from None
+        raise InputError(f"{path} is missing; run '{_evaluating(path)}' first.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no result file ({error!r}); delete it and evaluate "
                          "again.") from None

@@ -31,8 +31,8 @@ class SampledRanks:
     top_k: int = 50
     """Each token is drawn from so many, the most probable ones: the default of transformers'
     ``generate``, which the published code left as it is."""
-    seed: int = 0
-    """Of the draws."""
+    draws_seed: int = 0
+    """Of the draws; protocols have the training's seed beside it."""
     kind: ClassVar[str] = "sampled"
     """What results call them."""
 
@@ -62,7 +62,7 @@ class SampledRanks:
         for number, query in enumerate(queries):
             ids = torch.from_numpy(verbalizer.inputs(np.hstack([query[None], unknown]), 0))
             ids = ids.to(device)
-            torch.manual_seed(hash((self.seed, int(keys[number]))) % 2**63)
+            torch.manual_seed(hash((self.draws_seed, int(keys[number]))) % 2**63)
             with torch.inference_mode():
                 drawn: Any = search.decoder.model.generate(  # type: ignore[misc]
                     input_ids=ids, do_sample=True, top_k=self.top_k, max_new_tokens=depth,

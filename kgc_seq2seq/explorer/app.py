@@ -219,6 +219,8 @@ def _programs(explorer: Explorer) -> None:
     def predict(entity: str, relation: str, direction: Literal["tail", "head"] = "tail",
                 k: int = SHOWN, explain: bool = False) -> dict[str, Any]:
         """Answer one query, as 'kgc predict --json' does."""
+        if not (isinstance(entity, str) and isinstance(relation, str) and type(k) is int):
+            raise InputError("entity and relation must be texts, and k a whole number.")
         return explorer.ask_as_data(Query(entity, relation, direction), k, explain=explain)
 
     def entities(text: str = "") -> list[str]:

@@ -106,8 +106,6 @@ class Explorer:
         """
         _bound(query.name, query.relation)
         _bound_answers(k)
-        if query.direction not in ("tail", "head"):
-            raise InputError(f"direction is {query.direction!r}; it must be 'tail' or 'head'.")
         entity, relation = self.completer.resolve(query)
         plain = relation % self.graph.num_relations
         query = Query(self.graph.entity_names[entity], self.graph.relation_names[plain],
@@ -140,18 +138,19 @@ class Explorer:
             InputError: It asks or tells too much, a name is unknown or taken, the image cannot be
                 captioned, or it is the run of a scorer.
         """
-        query = Query(told.name, relation, direction)
-        _bound_told(Query(told, relation, direction))
+        query = Query(told, relation, direction)
+        _bound_told(query)
         _bound_answers(k)
         with tempfile.TemporaryDirectory() as folder:
             if image is not None:
                 path = Path(folder) / "image"
                 path.write_bytes(image)
-                told = replace(told, image=str(path))
-            completer = self.completer.telling(Query(told, relation, direction))
+                query = replace(query, entity=replace(told, image=str(path)))
+            completer = self.completer.telling(query)
+        query = query.plain
         answers = completer.complete(query, k)
         asked = Asked(query, answers, explain_parts(completer, [query], [answers])[0])
-        return asked, _reasons(completer, query, answers[0].id)
+        return asked, _reasons(completer, query, answers[0].name)
 
     def ask_as_data(self, query: Query, k: int, *, explain: bool) -> dict[str, Any]:
         """As ``kgc predict --json``, and with ``explain`` as ``kgc predict --explain --json``.

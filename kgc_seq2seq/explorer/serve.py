@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from caption_cache.errors import InputError
@@ -36,8 +38,10 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
         The URL of the page.
 
     Raises:
-        InputError: The run cannot be opened, or the port is taken.
+        InputError: The run cannot be opened, or the port is taken or none.
     """
+    if port is not None and not 0 < port < 2**16:
+        raise InputError(f"Port {port} is none; choose one from 1 to 65535 with --port.")
     with tempfile.TemporaryDirectory(prefix="kgc-explore-") as uploads:
         # Read by Gradio while it is imported and when components are made.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads,
@@ -74,7 +78,8 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
 
 
 class OwnHostOnly:
-    """Has browsers ask nothing of other hosts, and asks them nothing itself."""
+    """Has browsers ask nothing of other hosts, asks them nothing itself, and takes nothing from
+    their pages."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -86,6 +91,11 @@ class OwnHostOnly:
                 MutableHeaders(scope=message)["content-security-policy"] = POLICY
             await send(message)
 
+        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        if origin is not None and urlsplit(origin).hostname not in (LOOPBACK, "localhost"):
+            # A browser sends files for any page unless it is told not to.
+            await PlainTextResponse("This page is not of this host.", 403)(scope, receive, send)
+            return
         if scope["type"] == "http" and "=http" in scope["path"]:
             # Gradio's file=http… and proxy=http… would fetch what they name.
             scope = {**scope, "path": "/refused", "raw_path": b"/refused"}

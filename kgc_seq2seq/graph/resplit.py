@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from caption_cache.captions import PROFILE
 from caption_cache.disk import cannot_write, link_or_copy, replacing
 from caption_cache.errors import InputError
 from caption_cache.store import read_part
@@ -25,7 +26,7 @@ from kgc_seq2seq.graph.folder import (
 )
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.graph.relation_rules import RelationRules
-from kgc_seq2seq.graph.splits import carve
+from kgc_seq2seq.graph.splits import carve, check_shares
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,7 @@ class SplitConfig:
     """Leave test as it is and draw valid from the rest."""
 
     def __post_init__(self) -> None:
-        shares = (self.valid,) if self.keep_test else (self.valid, self.test)
-        if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
-            raise InputError("--valid and --test are shares of the triples: each must lie between "
-                             "0 and 1, and both together below 1.")
+        check_shares(*((self.valid,) if self.keep_test else (self.valid, self.test)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ class SplitReport:
     before: dict[str, int]
     """Likewise in the old data set."""
     link_captions: int
-    """Captions of linked pairs that were left out, since they were made for the old train."""
+    """Captions of linked pairs and of relations that were left out, since they were made for the
+    old train."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -82,7 +81,8 @@ def split_dataset(source: Path, out: Path, config: SplitConfig) -> SplitReport:
                              "entity and relation keeps one in train; ask for a larger share.")
     how = (f"{'test kept, valid' if config.keep_test else 'valid and test'} drawn with seed "
            f"{config.seed}; every entity and relation of the drawn triples is in train, and what "
-           "says the same, forwards or backwards, is in one split")
+           "says the same, forwards or backwards, is in one split"
+           f"{', but for what says the same as test' if config.keep_test else ''}")
     entity_ids, relation_ids = (pa.array(ids, pa.string())
                                 for ids in (graph.entity_ids, graph.relation_ids))
     written = {f"{split}.tsv" for split in SPLITS} | {"dataset.json", "captions"}
@@ -134,7 +134,8 @@ def _copy_captions(source: Path, target: Path) -> int:
     for part in sorted(source.glob("part-*.parquet")):
         target.mkdir(exist_ok=True)
         rows = read_part(part)
-        kept = rows.filter(pc.is_in(rows["scope"], value_set=pa.array(["entity", "relevance"])))
+        kept = rows.filter(pc.is_in(rows["scope"], value_set=pa.array(
+            ["entity", "relevance", *PROFILE])))
         dropped += rows.num_rows - kept.num_rows
         if kept.num_rows:
             pq.write_table(kept, target / part.name, write_page_checksum=True)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from caption_cache.errors import InputError
 from kgc_seq2seq.graph.csr import Ints, Longs, number_rows
+
+
+def check_shares(*shares: float) -> None:
+    """Check the shares of valid and test that a user asks for.
+
+    Raises:
+        InputError: One is not between 0 and 1, or they leave nothing for train.
+    """
+    if not all(0 < share < 1 for share in shares) or sum(shares) >= 1:
+        raise InputError("--valid and --test are shares of the triples: each must lie between "
+                         "0 and 1, and both together below 1.")
 
 
 def carve(

@@ -142,10 +142,10 @@ def _copy_images(source: Path, target: Path, entities: pa.Array) -> None:
     kept = set(entities.to_pylist())
     images = [image for image in find_images(source, read_entities(source))
               if image.entity in kept]
-    for image in images:
-        (target / image.path).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(source / image.path, target / image.path)
-    if (source / "images.tsv").exists():
+    for path in {image.path for image in images}:  # entities may share one
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(source / path, target / path)
+    if images and (source / "images.tsv").exists():
         write_table(target / "images.tsv", {
             "entity": pa.array([image.entity for image in images], pa.string()),
             "path": pa.array([image.path for image in images], pa.string())})

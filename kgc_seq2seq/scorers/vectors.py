@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def read_vectors(path: Path, entity_ids: Sequence[str]) -> Vectors:
             values that are not finite, or gives no entity a vector.
     """
     if not path.is_file():
-        raise InputError(f"{path} is missing; run 'kgc features {path.parent.parent}' first.")
+        raise InputError(f"{path} is missing; run 'kgc features {path.parent.parent}' first, or "
+                         f"leave {path.stem} out of model.modalities.")
     try:
         with safe_open(path, "pt") as file:
             values, mask = file.get_tensor("values"), file.get_tensor("mask")
@@ -92,6 +94,16 @@ def read_vectors(path: Path, entity_ids: Sequence[str]) -> Vectors:
         raise InputError(f"{path} holds no vectors ({error}); write it with "
                          "'kgc features'.") from None
     return align(str(path), values, mask, ids, entity_ids, generated)
+
+
+def vectors_hash(vectors: Mapping[str, Vectors]) -> str:
+    """SHA-256 over the vectors of every modality, in hex."""
+    digest = hashlib.sha256()
+    for modality in sorted(vectors):
+        digest.update(modality.encode())
+        for part in (vectors[modality].values, vectors[modality].mask):
+            digest.update(part.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def align(

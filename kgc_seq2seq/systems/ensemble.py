@@ -15,7 +15,7 @@ from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.dense import refuse_ranker
-from kgc_seq2seq.systems.generator import NAME, Generator
+from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
 
 
@@ -48,7 +48,7 @@ class Ensemble(Combined):
     def contributions(self, queries: Ints, entities: Longs) -> dict[str, Floats]:
         """The terms of the mean: probabilities, not logarithms."""
         chosen = torch.from_numpy(entities).to(self.generator.device)
-        labels = [NAME, *(voice.label for voice in self.voices)]
+        labels = ["generator", *(voice.label for voice in self.voices)]
         return {label: (weight * part.exp().gather(1, chosen)).double().cpu().numpy()
                 for label, weight, part in zip(
                     labels, self.weights, log_softmaxes(self.generator, self.voices, queries),

@@ -20,17 +20,20 @@ def token_keys(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
 
     Returns:
         A key for each name, equal exactly when the tokens are; and the places of the names that
-        have no tokens, or unknown ones.
+        have no tokens, or such as can be in no name.
     """
-    return _keys(TokenTable.build(tokenizer, names), len(names), int(tokenizer.unk_token_id))
+    return _keys(TokenTable.build(tokenizer, names), len(names), tokenizer)
 
 
-def _keys(table: TokenTable, count: int, unknown: int) -> tuple[list[str], list[int]]:
+def _keys(
+    table: TokenTable, count: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str], list[int]]:
     """As `token_keys`, of the first ``count`` texts of a table."""
     bounds = table.offsets[: count + 1].tolist()
     words = list(map(str, table.tokens[: bounds[-1]].tolist()))
     keys = [" ".join(words[start:end]) for start, end in pairwise(bounds)]
-    lacking = np.flatnonzero(table.tokens[: bounds[-1]] == unknown)
+    lacking = np.flatnonzero(np.isin(table.tokens[: bounds[-1]], [
+        tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]))
     owners = np.searchsorted(table.offsets, lacking, side="right") - 1
     bad = np.union1d(owners, np.flatnonzero(np.diff(table.offsets[: count + 1]) == 0))
     return keys, bad.tolist()
@@ -53,23 +56,26 @@ def token_key(tokenizer: PreTrainedTokenizerBase) -> Key:
     return key
 
 
-def refuse_unspeakable(graph: KnowledgeGraph, table: TokenTable, unknown: int) -> None:
+def refuse_unspeakable(
+    graph: KnowledgeGraph, table: TokenTable, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Check that names and entities correspond one to one as tokens.
 
     Args:
         graph: Its N names are the first N texts of ``table``.
         table: The tokens.
-        unknown: The token that stands for what the vocabulary lacks.
+        tokenizer: Made them.
 
     Raises:
-        InputError: A name has no tokens or unknown ones, or two names have the same.
+        InputError: A name has no tokens, unknown ones or marks of its end, or two names have the
+            same.
     """
     names, ids = graph.entity_names, graph.entity_ids
-    keys, bad = _keys(table, len(names), unknown)
+    keys, bad = _keys(table, len(names), tokenizer)
     if bad:
-        raise InputError(f"{len(bad)} names hold characters that the tokenizer lacks, such as "
-                         f"{names[bad[0]]!r}; rename them, or train a tokenizer on them "
-                         "(model.init: scratch).")
+        raise InputError(f"{len(bad)} names hold characters that the tokenizer lacks, or marks of "
+                         f"its own, such as {names[bad[0]]!r}; rename them, or train a tokenizer "
+                         "on them (model.init: scratch).")
     twins, _ = collision_groups(keys)
     if len(twins):
         one, other = twins[:2].tolist()

@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from kgc_seq2seq.graph.csr import Ints, Longs
 
+_AT_ONCE = 2**14
+
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
@@ -24,11 +26,15 @@ class TokenTable:
     @classmethod
     def build(cls, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> TokenTable:
         """Tokenize ``texts``; an empty text takes no token."""
-        ids = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False,
-                        return_token_type_ids=False)["input_ids"] if texts else []
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter((token for row in ids for token in row), np.int32, lengths.sum())
-        return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        flat, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        # Lists of tokens take thirty times the memory of the table.
+        for start in range(0, len(texts), _AT_ONCE):
+            ids = tokenizer(list(texts[start : start + _AT_ONCE]), add_special_tokens=False,
+                            return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+            lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+            flat.append(np.fromiter((token for row in ids for token in row), np.int32,
+                                    lengths[-1].sum()))
+        return cls(np.concatenate(flat), np.cumsum(np.concatenate([[0], *lengths])))
 
     @classmethod
     def joined(cls, tables: Sequence[TokenTable]) -> TokenTable:

@@ -137,7 +137,7 @@ class Verbalizer:
         self._nothing = self._first["literal"]
         self._literals = {text: self._nothing + place
                           for place, text in enumerate(literals, start=1)}
-        refuse_unspeakable(graph, self._table, int(tokenizer.unk_token_id))
+        refuse_unspeakable(graph, self._table, tokenizer)
 
     def over(self, graph: KnowledgeGraph, captions: Mapping[str, str]) -> Verbalizer:
         """The same for a graph with more entities behind those of this one.

@@ -34,6 +34,8 @@ class Progress:
     """The window of `batches.Batches` that the last step was in."""
     window_step: int
     """The first step of that."""
+    seconds: float = 0.0
+    """How long the training has taken until the checkpoint, all its sessions together."""
     due: bool = False
     """A signal kept a validation from its end; it is to be done before the next step."""
 
@@ -146,10 +148,6 @@ class Checkpoints:
                 _copy(load_file(folder / "average.safetensors"), _numbered(state.average.tensors))
         except InputError:
             raise
-        except RuntimeError as error:  # sizes; its first line says only that there is an error
-            why = " ".join(str(error).split("\n")[-1].split()).rstrip(".")
-            raise InputError(f"{folder} does not fit the model ({why}); put back what the data set "
-                             "held (vectors, names), or --restart.") from None
         except Exception as error:  # safetensors, JSON and the disk each have their own
             raise InputError(f"{folder} cannot be read ({error}); delete it to go on from the "
                              "checkpoint before it.") from None
@@ -177,8 +175,8 @@ def differing_keys(one: dict[str, Any], other: dict[str, Any], prefix: str = "")
 def _refuse_other_config(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     keys = differing_keys(old, new)
     if keys:
-        raise InputError(f"{folder} was made with another configuration (different: "
-                         f"{', '.join(keys)}); use the old values, another --out, or --restart.")
+        raise InputError(f"{folder} was made with another configuration or other data (different: "
+                         f"{', '.join(keys)}); put them back, use another --out, or --restart.")
 
 
 def _pack(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -210,6 +210,7 @@ def train(
     state = TrainingState(model, optimizer, average, accelerator.scaler)
     checkpoints = Checkpoints(run / "checkpoints", identity, config.keep_checkpoints)
     progress = checkpoints.restore(state)
+    begun = time.perf_counter() - progress.seconds
     wrapped = model
     if not sharded:
         wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -225,6 +226,12 @@ def train(
     # On a CPU, model and thread would only wait for each other's turn at the interpreter.
     ready = making if device.type == "cpu" else prefetch(
         lambda _: next(making), range(progress.step, config.steps), MADE_AHEAD, threads=1)
+
+    def save(progress: Progress) -> Progress:
+        progress = replace(progress, seconds=time.perf_counter() - begun)
+        checkpoints.save(progress, state, write=main)
+        return progress
+
     with ExitStack() as stack:
         caught = stack.enter_context(_caught_signals())
         log = stack.enter_context(
@@ -239,8 +246,7 @@ def train(
 
         while not has_ended(progress, config):
             if progress.due:
-                progress = validated(progress)
-                checkpoints.save(progress, state, write=main)
+                progress = save(validated(progress))
                 if progress.due:
                     break
                 continue
@@ -293,7 +299,7 @@ def train(
                 window = _Window()
             stop = stop or progress.due
             if to_save or stop or has_ended(progress, config):
-                checkpoints.save(progress, state, write=main)
+                progress = save(progress)
             if stop:
                 break
         if log and progress.step < config.steps and has_ended(progress, config):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -134,7 +135,7 @@ def load_model(source: str | Path) -> T5ForConditionalGeneration:
     try:
         with _quiet():
             model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"No model can be loaded from {source} ({_first_line(error)}); give the "
                          "folder or the hub name of a T5.") from None
     if not isinstance(model, T5ForConditionalGeneration):

@@ -62,7 +62,7 @@ def audit_images(dataset: Path, graph: KnowledgeGraph) -> Iterator[Finding]:
         yield Finding(
             "images-unreadable", Severity.WARNING, len(flaws),
             f"{len(flaws):,} of {len(paths):,} images cannot be opened{seen}.",
-            "fetch them again, or take them away; 'caption-cache verify' says how for each",
+            "fetch them again, or take them away; 'caption-cache build' says how for each",
             tuple(f"{path}: {flaw}" for path, flaw in list(flaws.items())[:NUM_EXAMPLES]))
     yield from _shared([(image.entity, prints[image.path].hash, image.path) for image in images
                         if prints[image.path].flaw is None])

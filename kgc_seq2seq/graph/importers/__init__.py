@@ -37,7 +37,7 @@ from kgc_seq2seq.graph.names import (
     resolve_collisions,
     short_ids,
 )
-from kgc_seq2seq.graph.splits import carve
+from kgc_seq2seq.graph.splits import carve, check_shares
 
 FORMATS: dict[str, Callable[[Path, Order | None], RawGraph]] = {
     "openke": read_openke, "momok": read_momok, "mygo": read_mygo, "kgbert": read_kgbert,
@@ -74,6 +74,9 @@ class ImportConfig:
     """Share of test, likewise."""
     seed: int = 0
     """Of the splits, likewise."""
+
+    def __post_init__(self) -> None:
+        check_shares(self.valid, self.test)
 
 
 @dataclass(frozen=True)
@@ -123,18 +126,22 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
     descriptions = pa.nulls(len(ids), pa.string()) if raw.descriptions is None else clean(
         raw.descriptions, str(config.source))
     if joined is not None:
+        if not {"description", "caption"} & set(joined.table.header):
+            raise InputError(f"{config.texts}, line 1: no column is called description or caption; "
+                             "name the columns there, such as id and caption.")
         notes += joined.notes("entities")
         if "description" in joined.table.header:
             given = joined.table["description"].combine_chunks().take(joined.rows)
             descriptions = pc.coalesce(clean(given, str(config.texts)), descriptions)
     names = _entity_names(config, raw, notes)
     relation_names = _relation_names(config, raw, relation_ids, notes)
-    splits = raw.splits
+    splits, how = raw.splits, "those of the source"
     if "all" in splits:
         parts = carve(distinct_rows(splits["all"]), config.valid, config.test, config.seed)
         splits = dict(zip(SPLITS, parts, strict=True))
-        notes.append(f"the source is one set of triples, so valid ({config.valid:.0%}) and test "
-                     f"({config.test:.0%}) were drawn from it with seed {config.seed}")
+        how = (f"the source is one set of triples, so valid ({config.valid:.0%}) and test "
+               f"({config.test:.0%}) were drawn from it with seed {config.seed}")
+        notes.append(how)
     for split in SPLITS:
         if not len(splits[split]):
             raise InputError(f"{config.source} has too few triples: {split} would be empty, and "
@@ -170,7 +177,7 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
                 "name": config.out.name,
                 "source": f"{config.format} files of {config.source.name}",
                 "licence": "that of the source",
-                "splits": "those of the source" if "all" not in raw.splits else notes[-1],
+                "splits": how,
                 "names": f"collisions resolved by {config.on_collision}", "notes": notes})
     except OSError as error:
         raise cannot_write(config.out, error) from None

@@ -67,7 +67,9 @@ def _read_part(source: Path, name: str, part: Any) -> Columns:
             raise InputError(f"{source}, split {name}: the column {column} has empty cells; fill "
                              "them in.")
         try:
-            cells.append(table[column].cast(pa.string()))
+            words = getattr(part.features[column], "names", None)  # of a ClassLabel
+            cells.append(table[column].cast(pa.string()) if words is None
+                         else pa.chunked_array([words]).take(table[column]))
         except pa.ArrowException:
             raise InputError(f"{source}, split {name}: the column {column} holds "
                              f"{table[column].type}; it must hold texts or numbers.") from None

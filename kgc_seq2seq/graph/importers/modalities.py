@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caption_cache.captioners import Identity
+from caption_cache.disk import link_or_copy
 from caption_cache.errors import InputError
 from caption_cache.images import content_hash
 from caption_cache.source import Source
@@ -47,12 +47,13 @@ def import_images(source: Path, ids: pa.Array, out_ids: list[str], out: Path
     paths: dict[str, list[str]] = {}
     for entity, file in found:
         folder = Path("images") / _folder_name(out_ids[entity])
-        target = folder / file.name
-        if str(target) in paths.get(out_ids[entity], []):
-            target = folder / f"{len(paths[out_ids[entity]])}-{file.name}"
+        listed = paths.setdefault(out_ids[entity], [])
+        target, again = folder / file.name, len(listed)
+        while str(target) in listed:
+            target, again = folder / f"{again}-{file.name}", again + 1
         (out / folder).mkdir(parents=True, exist_ok=True)
         _link(file, out / target)
-        paths.setdefault(out_ids[entity], []).append(str(target))
+        listed.append(str(target))
     if not paths:
         raise InputError(f"{source} holds no image of an entity such as "
                          f"{shown(ids[0].as_py())}; it must have a folder or a file called "
@@ -96,7 +97,8 @@ def import_captions(
 def _row(source: Source, entity: str, images: list[str], out: Path, text: str) -> Row:
     hashes = [content_hash((out / path).read_bytes()) for path in images]
     return Row(
-        key=source.key(text, hashes), scope="entity", entity=entity, neighbour=None, relation=None,
+        key=source.key(None, hashes or [""]), scope="entity", entity=entity, neighbour=None,
+        relation=None,
         # The cache is keyed by images, so a caption without one gets a stand-in.
         images=images or [f"imported:{entity}"], image_hashes=hashes or [""], prompt=None,
         text=" ".join(text.split()), status="ok", reason=None, seconds=0.0, **source.columns)
@@ -193,7 +195,4 @@ def _link(file: Path, target: Path) -> None:
     if not file.name.isprintable():
         raise InputError(f"{file.parent}: the name {file.name!a} holds characters that cannot be "
                          "printed; rename it.")
-    try:
-        os.link(file.resolve(), target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(file, target)
+    link_or_copy(file, target)

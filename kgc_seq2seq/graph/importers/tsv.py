@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,17 +22,19 @@ from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.importers.raw import Order, RawGraph, find_file, in_order
 
 _ENDINGS = (".tsv", ".txt")
-_HEADER = {"head", "relation", "tail", "subject", "predicate", "object", "h", "r", "t"}
+_HEADER = {"head": "h", "subject": "h", "h": "h", "relation": "r", "predicate": "r", "r": "r",
+           "tail": "t", "object": "t", "t": "t"}
 
 
 def read_tsv(source: Path, order: Order | None) -> RawGraph:
     """Read ``{train,valid,test}.tsv`` of a folder (or ``.txt``, or ``dev``), or one file.
 
-    A first line that says ``head relation tail`` is passed over. Entities and relations are
-    numbered as they first appear, heads before tails.
+    A first line that says ``head relation tail``, or ``head tail relation``, tells the order.
+    Entities and relations are numbered as they first appear, heads before tails.
 
     Raises:
-        InputError: A file is missing or malformed, or the middle column cannot be the relation.
+        InputError: A file is missing or malformed, its first line names another order than
+            ``order`` or the files before, or the middle column cannot be the relation.
     """
     if source.is_dir():
         paths = {"train": find_file(source, *(f"train{ending}" for ending in _ENDINGS)),
@@ -42,13 +45,25 @@ def read_tsv(source: Path, order: Order | None) -> RawGraph:
         paths = {"all": source}
     tables, notes = {}, []
     for split, path in paths.items():
-        header = [cell.strip().lower() for cell in read_header(path)]
-        skip = int(len(set(header)) == 3 and set(header) <= _HEADER)
-        tables[split] = read_columns(path, 3, skip=skip)
+        header = [_HEADER.get(cell.strip().lower(), "") for cell in read_header(path)]
+        named = sorted(header) == ["h", "r", "t"]
+        if named:
+            order = _named_order(path, "".join(header), order)
+        tables[split] = read_columns(path, 3, skip=int(named))
         if not ends_with_newline(path):
             notes.append(f"{path.name} does not end with a newline; make sure that it is not cut "
                          "off")
     return number_tables(tables, order, notes)
+
+
+def _named_order(path: Path, named: str, order: Order | None) -> Order:
+    for known in get_args(Order):
+        if named == known and order in (None, known):
+            return cast(Order, known)
+    raise InputError(f"{path}, line 1: the columns are called {', '.join(named)}, which "
+                     + (f"is not the order {', '.join(order)} of --order or of the files before"
+                        if order else "must be head, relation, tail or head, tail, relation")
+                     + "; put them in that order, or correct the line.")
 
 
 def number_tables(

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from caption_cache.disk import cannot_write, replacing
+from caption_cache.errors import InputError
 
 TABLES = ("entities.tsv", "relations.tsv", "train.tsv", "valid.tsv", "test.tsv", "dataset.json")
 FLAG_HEIGHT = 120
@@ -20,12 +21,15 @@ def write_nations(folder: Path) -> None:
     """Write the nations graph as a data-set folder, flags included; what is there is kept.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: The folder holds another data set, or cannot be written.
     """
     from kgc_seq2seq.graph.nations.flags import draw_flag, flag_codes
 
     source = resources.files(__package__)
     owners = json.loads((source / "flag_owners.json").read_text("utf-8"))
+    there = folder / TABLES[0]
+    if there.is_file() and there.read_bytes() != (source / TABLES[0]).read_bytes():
+        raise InputError(f"{there} is that of another data set; choose a new folder.")
     try:
         for name in TABLES:
             _write(folder / name, (source / name).read_bytes())

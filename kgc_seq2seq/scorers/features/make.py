@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -133,28 +133,31 @@ def make_image_vectors(
 
     def encode(blocks: Sequence[Sequence[int]]) -> Iterator[Vectors]:
         wanted = [path for rows in blocks for row in rows for path in images[ids[row]]]
-        opened = prefetch(lambda path: open_or_none(root, path), wanted, 2 * encoder.batch_size)
+        opened = prefetch(lambda path: open_or_none(root, path), wanted, encoder.batch_size)
         with closing(opened):
             for rows in blocks:
                 owners = [place for place, row in enumerate(rows) for _ in images[ids[row]]]
-                yield _pooled(encoder, list(islice(opened, len(owners))), owners, len(rows))
+                yield _pooled(encoder, islice(opened, len(owners)), owners, len(rows))
 
     return _make(dataset, "image", ids, contents, [entity in painted for entity in ids],
                  encoder.identity, encoder.batch_size, encode, show_progress=show_progress)
 
 
 def _pooled(
-    encoder: Encoder[Image.Image], images: Sequence[Image.Image | None], owners: Sequence[int],
+    encoder: Encoder[Image.Image], images: Iterable[Image.Image | None], owners: Sequence[int],
     count: int
 ) -> Vectors:
-    """The mean vector of each of ``count`` entities; ``images[i]`` is of entity ``owners[i]``."""
-    good = [(image, owner) for image, owner in zip(images, owners, strict=True) if image]
-    if not good:
+    """The mean vector of each of ``count`` entities; the i-th image is of entity ``owners[i]``."""
+    pairs = zip(images, owners, strict=True)
+    encoded, good = [], []
+    # Of an entity with many images, so many are in memory at once and no more.
+    while batch := list(islice(pairs, encoder.batch_size)):
+        if shown := [image for image, _ in batch if image]:
+            encoded.append(encoder.encode(shown))
+            good += [owner for image, owner in batch if image]
+    if not encoded:
         return Vectors(torch.empty(count, 0), torch.zeros(count, dtype=torch.bool))
-    vectors = torch.cat([
-        encoder.encode([image for image, _ in good[start : start + encoder.batch_size]])
-        for start in range(0, len(good), encoder.batch_size)])
-    places = torch.tensor([owner for _, owner in good])
+    vectors, places = torch.cat(encoded), torch.tensor(good)
     number = torch.bincount(places, minlength=count)
     total = torch.zeros(count, vectors.shape[1]).index_add_(0, places, vectors)
     return Vectors(total / number.clamp(min=1)[:, None], number > 0)

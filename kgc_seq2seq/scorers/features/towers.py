@@ -11,18 +11,29 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel
 
+from caption_cache.captioners.checkpoints import find_revision, refuse_incomplete
 from caption_cache.errors import InputError
 
 
 class _Clip:
     def __init__(self, source: str, device: str, batch_size: int) -> None:
+        _refuse_device(device)
         try:
-            self.model: Any = CLIPModel.from_pretrained(source, dtype=torch.float32)
-        except (OSError, ValueError) as error:
+            config = AutoConfig.from_pretrained(source)
+            if config.model_type != "clip":
+                raise InputError(f"{source} is a {config.model_type}, where a CLIP is needed; "
+                                 "give the folder or the hub name of one.")
+            both: Any = CLIPModel.from_pretrained(source, dtype=torch.float32,
+                                                  output_loading_info=True)
+        except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_load(source, error) from None
-        self.model.to(device).eval()  # type: ignore[arg-type]
+        self.model, about = both
+        refuse_incomplete(source, about)
+        self.model.to(device).eval()
         self.device = device
         self.batch_size = batch_size
+        self.identity: dict[str, Any] = {
+            "encoder": "clip", "model": source, "revision": find_revision(source, config, "main")}
 
 
 class ClipImages(_Clip):
@@ -39,7 +50,7 @@ class ClipImages(_Clip):
             self.processor = AutoImageProcessor.from_pretrained(source, backend="pil")
         except (OSError, ValueError) as error:
             raise _cannot_load(source, error) from None
-        self.identity: dict[str, Any] = {"encoder": "clip", "model": source, "back_end": "pil"}
+        self.identity["back_end"] = "pil"
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Vectors of length 1, float32 [n, d]."""
@@ -62,7 +73,6 @@ class ClipTexts(_Clip):
             self.tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise _cannot_load(source, error) from None
-        self.identity: dict[str, Any] = {"encoder": "clip", "model": source}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Vectors of length 1, float32 [n, d]; of long texts, the beginning is read."""
@@ -87,12 +97,14 @@ class Sentences:
         except ImportError:
             raise InputError("--text-model needs sentence-transformers for all but CLIP; install "
                              "it with pip install 'kgc-seq2seq[vectors]'.") from None
+        _refuse_device(device)
         try:
             self.model = SentenceTransformer(source, device=device)
         except (OSError, ValueError) as error:
             raise _cannot_load(source, error) from None
         self.batch_size = batch_size
-        self.identity: dict[str, Any] = {"encoder": "sentence-transformers", "model": source}
+        self.identity: dict[str, Any] = {"encoder": "sentence-transformers", "model": source,
+                                         "revision": find_revision(source, None, "main")}
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Vectors of length 1, float32 [n, d]."""
@@ -112,6 +124,15 @@ def text_tower(source: str, device: str, batch_size: int) -> ClipTexts | Sentenc
     except (OSError, ValueError):
         clip = False  # sentence-transformers knows models without such a file
     return (ClipTexts if clip else Sentences)(source, device, batch_size)
+
+
+def _refuse_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().split("\n")[0].rstrip(".")
+        raise InputError(f"--device {device} is not to be had here ({why}); choose another, such "
+                         "as cpu.") from None
 
 
 def _unit(found: Any) -> Tensor:
