@@ -33,13 +33,14 @@ from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer, 
 from kgc_seq2seq.runs import relative, save_relations
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import System
+from kgc_seq2seq.training.compiling import compile_model
 from kgc_seq2seq.training.loop import Task, has_ended, train
 from kgc_seq2seq.training.model import (
     count_parameters,
     load_model,
     load_tokenizer,
     make_model,
-    speed_up,
+    recompute_layers,
 )
 from kgc_seq2seq.training.seq2seq import Seq2Seq
 
@@ -112,8 +113,9 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
             with replacing(run / "config.yaml") as aside:
                 stored.save(aside)
     model = make_model(config.model, tokenizer, config.seed).to(accelerator.device)
-    speed_up(model, checkpointing=config.training.gradient_checkpointing,
-             backend=config.training.compile)
+    if config.training.gradient_checkpointing:
+        recompute_layers(model)
+    compile_model(model, config.training.compile)
     search = ExactSearch(TreeDecoder(model), trie)
     queries = graph.training_queries
 

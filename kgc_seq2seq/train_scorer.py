@@ -33,6 +33,7 @@ from kgc_seq2seq.train import (
     train_task,
 )
 from kgc_seq2seq.training.batches import Examples, Longs
+from kgc_seq2seq.training.compiling import compile_model
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
             stored.save(aside)
     torch.manual_seed(config.seed)
     model = kind(model_config, Vocabulary.of(graph), vectors).to(accelerator.device)
+    compile_model(model, config.training.compile)
     task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
     stopped = train_task(task, accelerator, config, {
         **stored.as_dict(), "data": {"graph": graph.fingerprint, "vectors": vectors_hash(vectors)}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,10 @@ def test_blended_distances_have_the_gradients_of_their_values() -> None:
 
     torch.testing.assert_close(ours(anchors, shares, *tables), plain(anchors, shares, *tables))
     assert torch.autograd.gradcheck(ours, (anchors, shares, *tables))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates what it calls itself
+        compiled = torch.compile(ours, backend="eager")
+        assert torch.autograd.gradcheck(compiled, (anchors, shares, *tables))
     same = anchors.detach()[owners[:, :1].flatten()]
     at_zero = blended_distances(same.requires_grad_(), torch.arange(3)[:, None], (same.detach(),),
                                 torch.ones(3, 1, dtype=torch.float64), torch.arange(3)[:, None])

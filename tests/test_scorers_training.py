@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,22 @@ def test_stopping_and_going_on_changes_no_bit(
               for run in ("whole", "parts")]
     assert losses[0] == losses[1]
     assert {**whole, "protocol": 0} == {**again, "protocol": 0}
+
+
+@pytest.mark.parametrize("scorer", SMALL)
+def test_a_compiled_scorer_learns_the_same(tiny: Path, tmp_path: Path, scorer: str) -> None:
+    """Captured with dynamic shapes and run as captured, since inductor takes a minute."""
+    words = ["--training.steps", "4"]
+    assert main(arguments(scorer, tiny, tmp_path / "plain", *words)) == 0
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates what it calls itself
+        torch._dynamo.utils.counters.clear()
+        assert main(arguments(scorer, tiny, tmp_path / "compiled", *words,
+                              "--training.compile", "eager")) == 0
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 0
+    one, other = final_weights(tmp_path / "plain"), final_weights(tmp_path / "compiled")
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in one)
 
 
 def test_the_best_state_on_valid_is_kept_and_the_protocol_says_so(

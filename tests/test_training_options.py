@@ -148,6 +148,14 @@ def test_an_unknown_compiler_is_refused(tiny: Path, tmp_path: Path) -> None:
         run_training(config(tiny, tmp_path / "run", compile="gcc"))
 
 
+def test_a_compiler_that_is_missing_is_named(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"there is no no-such-compiler; install it, name another"):
+        run_training(config(tiny, tmp_path / "run", compile="inductor"))
+
+
 def test_bf16_trains_and_fp16_only_by_force_and_on_a_gpu(tiny: Path, tmp_path: Path) -> None:
     run_training(config(tiny, tmp_path / "plain"))
     AcceleratorState._reset_state(reset_partial_state=True)  # of which a process has one

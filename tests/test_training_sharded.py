@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.train import main
+from kgc_seq2seq.training.compiling import compile_model
 from kgc_seq2seq.training.loop import LoopConfig, _refuse_unshardable
 from kgc_seq2seq.training.lora import LoraConfig, add_lora
-from kgc_seq2seq.training.model import load_model, speed_up
+from kgc_seq2seq.training.model import load_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig
 from kgc_seq2seq.training.sharding import is_sharding, shard
 
@@ -91,7 +92,7 @@ def test_what_cannot_be_divided_is_refused(
     with pytest.raises(InputError, match=r"adapters \(model\.lora\)"):
         shard(adapted, accelerator)
     compiled = load_model(pretrained)
-    speed_up(compiled, checkpointing=False, backend="eager")
+    compile_model(compiled, "eager")
     with pytest.raises(InputError, match=r"not offered with training\.compile"):
         shard(compiled, accelerator)
     for config, optimizer, why in (

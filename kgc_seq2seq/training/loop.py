@@ -57,6 +57,8 @@ class LoopConfig:
     instead of the weights; 0 keeps none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass."""
+    compile: str = "no"
+    """A backend of torch.compile, of which inductor is the usual one; no compiles nothing."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "validate_every", "log_every", "checkpoint_every",
@@ -91,8 +93,6 @@ class TrainingConfig(LoopConfig):
     """Share of the target probability spread over the vocabulary."""
     gradient_checkpointing: bool = False
     """Whether the layers are computed again in the backward pass: less memory, slower steps."""
-    compile: str = "no"
-    """A backend of torch.compile, of which inductor is the usual one; no compiles nothing."""
     force_fp16: bool = False
     """Whether mixed_precision: fp16 is allowed, in which T5 is known to break down."""
 

@@ -103,27 +103,15 @@ def make_model(
     return model
 
 
-def speed_up(model: T5ForConditionalGeneration, *, checkpointing: bool, backend: str) -> None:
-    """Prepare a model for training that saves memory or time.
+def recompute_layers(model: T5ForConditionalGeneration) -> None:
+    """Let the layers of a model be computed again in the backward pass, which saves memory.
 
     Args:
         model: Changed in place.
-        checkpointing: Whether the layers are computed again in the backward pass.
-        backend: Of torch.compile; "no" compiles nothing.
-
-    Raises:
-        InputError: There is no such backend.
     """
-    if checkpointing:
-        with warnings.catch_warnings():  # 5.23 has a new name, which 5.17 does not know
-            warnings.simplefilter("ignore", FutureWarning)
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-    if backend != "no":
-        known = torch.compiler.list_backends(exclude_tags=())
-        if backend not in known:
-            raise InputError(f"training.compile is {backend!r}; give no, or one of "
-                             f"{', '.join(known)}.")
-        model.compile(backend=backend, dynamic=True)
+    with warnings.catch_warnings():  # 5.23 has a new name, which 5.17 does not know
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def load_model(source: str | Path) -> T5ForConditionalGeneration:
