@@ -87,7 +87,8 @@ def section(name: str, published: Mapping[str, Any]) -> str:
     for system, row in sorted(document["rows"].items(), key=lambda item: -least_mrr(item[1])):
         within = ("" if is_wide(row) or not row["mrr_within"]
                   else f", certified to {100 * row['mrr_within']:.2f}")
-        lines.append(f"| {system}{within}{'' if len(row['seeds']) > 1 else ', one seed'} | "
+        seeds = {1: ", one seed", 2: ", two seeds"}.get(len(row["seeds"]), "")
+        lines.append(f"| {system}{within}{seeds} | "
                      + " | ".join(row_figures(row)) + f" | {row['seconds']['mean'] / 60:.0f} |")
     notes = []
     for system, entry in sorted(published.get(document["benchmark"], {}).items(),

@@ -2,8 +2,9 @@
 
 Imports (and repairs), audits, makes vectors, trains every row and seed, fuses, evaluates each once
 on test, and writes ``scripts/results/reproduce-NAME-SCALE.json`` after every run. Whatever is there
-already is not made again, so a stopped run goes on with the same command. What a scale trains, and
-for how long, stands in ``configs/reproduce/SCALE.yaml``.
+already is not made again, so a stopped run goes on with the same command. With ``--add`` rows and
+seeds that were made elsewhere stay in the document. What a scale trains, and for how long, stands
+in ``configs/reproduce/SCALE.yaml``.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = options.out.resolve() / options.name / options.scale
     run = Runner(work / "logs", options.minutes)
     results = options.results / f"reproduce-{options.name}-{options.scale}.json"
-    seeds = range(options.seeds or plan["seeds"])
+    seeds = [options.first_seed + place for place in range(options.seeds or plan["seeds"])]
     before = {number: signal.signal(number, run.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         dataset = prepare(options, plan, work, run)
@@ -153,7 +154,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="a plan of your own instead of configs/reproduce/SCALE.yaml")
     parser.add_argument("--rows", metavar="ROW;ROW", help="only these rows of the plan")
     parser.add_argument("--seeds", type=int, metavar="N",
-                        help="seeds 0 … N - 1 instead of as many as the plan says")
+                        help="so many seeds instead of as many as the plan says")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="K",
+                        help="the first of them; the others follow")
+    parser.add_argument("--add", action="store_true",
+                        help="keep rows and seeds of the document that are not made here")
     parser.add_argument("--minutes", type=float, metavar="M",
                         help="stop after so long, ready to go on")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="FOLDER",
@@ -247,7 +252,9 @@ def make_row(
         raise
     cost.write_text(json.dumps({
         "seconds": round(before["seconds"] + spent["seconds"], 1),
-        "peak_bytes": max(before["peak_bytes"], spent["peak_bytes"])}))
+        "peak_bytes": max(before["peak_bytes"], spent["peak_bytes"]),
+        "made_on": {**machine(), "python": platform.python_version(), **{
+            name: version(name) for name in ("kgc-seq2seq", "torch", "transformers")}}}))
     return out
 
 
@@ -266,8 +273,12 @@ def _result(run: Path, split: str) -> Path | None:
 def collect(
     options: argparse.Namespace, plan: Mapping[str, Any], work: Path, dataset: Path, results: Path
 ) -> str:
-    """Write and give the document with every row that has a result."""
-    rows = {}
+    """Write and give the document with every row that has a result.
+
+    Raises:
+        SystemExit: It is to be added to a document that is not of the same graph and protocol.
+    """
+    rows: dict[str, Mapping[str, Any]] = {}
     for name, row in plan["rows"].items():
         runs = [path for path in sorted(run_folder(work, name, 0).parent.glob("seed-*/"))
                 if _result(path, "test")]
@@ -275,16 +286,55 @@ def collect(
             rows[name] = {"kind": "fusion" if "fuse" in row else row["with"], **_summary(runs)}
     about = json.loads((dataset / "dataset.json").read_text("utf-8"))
     graph = read_graph(dataset)
+    if options.add and results.is_file():
+        kept = json.loads(results.read_text("utf-8"))["rows"]
+        rows = {name: added(name, kept.get(name), rows.get(name))
+                for name in plan["rows"] if name in kept or name in rows}
     document = json.dumps({
         "benchmark": options.name, "scale": options.scale, "dataset": about, "rows": rows,
         "relation_names": dict(zip(graph.relation_ids, graph.relation_names, strict=False)),
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), **{
-            name: version(name) for name in ("kgc-seq2seq", "torch", "transformers")}},
     }, indent=1, ensure_ascii=False) + "\n"
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(document, "utf-8")
     return document
+
+
+SAME = ("graph", "split", "ranks", "ties", "candidate_set", "steps")
+"""What the protocols of a row's seeds have in common."""
+
+
+def added(
+    name: str, kept: Mapping[str, Any] | None, made: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """A row of the seeds of two; where both have a seed, the one that was made counts.
+
+    Raises:
+        SystemExit: They have not the same protocol.
+    """
+    if kept is None or made is None:
+        return kept or made or {}
+    for key in SAME:
+        if kept["protocol"].get(key) != made["protocol"].get(key):
+            raise SystemExit(f"The row {name} of the document has {key} "
+                             f"{kept['protocol'].get(key)}, this one {made['protocol'].get(key)}; "
+                             "leave --add, or give other --results.")
+    both = [kept["seeds"], made["seeds"]]
+    seeds = sorted({*kept["seeds"], *made["seeds"]})
+
+    def joined(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
+        found = {seed: value for numbers, values in zip(both, (one, other), strict=True)
+                 for seed, value in zip(numbers, values, strict=True)}
+        return [found[seed] for seed in seeds]
+
+    def cells(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+        if "values" in other:
+            return spread(joined(one["values"], other["values"]))
+        return {key: cells(one[key], value) if isinstance(value, Mapping) else value
+                for key, value in other.items() if key in one}
+
+    return {**cells({**kept, "protocol": made["protocol"]}, made),
+            "seeds": seeds, "made_on": joined(kept["made_on"], made["made_on"]),
+            "mrr_within": max(kept["mrr_within"], made["mrr_within"])}
 
 
 def _summary(runs: Sequence[Path]) -> dict[str, Any]:
@@ -311,6 +361,7 @@ def _summary(runs: Sequence[Path]) -> dict[str, Any]:
         "mrr_within": max(half_width(test["both"]["mrr"]) for test in tests),
         "slices": slices, "by_relation": relations,
         "parameters": protocol.get("parameters"),
+        "made_on": [cost["made_on"] for cost in costs],
         "seconds": spread(cost["seconds"] for cost in costs),
         "peak_memory_gib": spread(cost["peak_bytes"] / 2**30 for cost in costs),
         "protocol": protocol,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import platform
 import signal
 import subprocess
 import sys
@@ -97,6 +98,47 @@ def test_rows_are_made_once_and_averaged_over_seeds(
     config = yaml.safe_load((runs / "complex--wide" / "seed-0.yaml").read_text())
     assert config["model"] == {"dim": 8}
     assert "| DistMult |" in capsys.readouterr().out
+
+
+def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
+    reproduce: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    words = ["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"), "--scale",
+             "tiny", "--rows", "DistMult"]
+    file = tmp_path / "reproduce-MKG-Y-tiny.json"
+
+    def document(out: str, *more: str) -> dict[str, Any]:
+        assert reproduce.main([*words, "--out", str(tmp_path / out), "--results", str(tmp_path),
+                               *more]) == 0
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    first = document("one", "--seeds", "1")
+    kept = first["rows"]["DistMult"]
+    assert kept["made_on"][0]["python"] == platform.python_version()
+    kept["made_on"] = ["elsewhere"]
+    first["rows"]["ComplEx, wide"] = kept
+    file.write_text(json.dumps(first))
+    second = ["--seeds", "1", "--first-seed", "1"]
+    both = document("other", *second, "--add")["rows"]
+    made = document("other", *second)["rows"]
+    assert list(made) == ["DistMult"]
+    assert both["ComplEx, wide"] == kept
+    row = both["DistMult"]
+    assert row["seeds"] == [0, 1]
+    assert row["made_on"] == ["elsewhere", *made["DistMult"]["made_on"]]
+    for part in ("both", "head"):
+        for metric, cell in row[part].items():
+            values = [one[part][metric]["values"][0] for one in (kept, made["DistMult"])]
+            assert cell["values"] == values
+            assert cell["mean"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert row["slices"].keys() == kept["slices"].keys()
+
+    kept["protocol"]["steps"] = 5
+    file.write_text(json.dumps(first))
+    with pytest.raises(SystemExit, match="row DistMult of the document has steps 5, this one 4"):
+        document("other", *second, "--add")
 
 
 def test_certified_rows_stand_with_the_middle_of_their_bracket(
