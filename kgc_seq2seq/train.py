@@ -34,6 +34,7 @@ from kgc_seq2seq.runs import relative, save_relations
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import System
 from kgc_seq2seq.training.compiling import compile_model
+from kgc_seq2seq.training.denormals import no_denormals
 from kgc_seq2seq.training.loop import Task, has_ended, train
 from kgc_seq2seq.training.model import (
     count_parameters,
@@ -49,8 +50,9 @@ NATIONS = "nations"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
-    return answering("kgc_seq2seq.train", lambda: _command(
-        sys.argv[1:] if arguments is None else arguments))
+    with no_denormals():
+        return answering("kgc_seq2seq.train", lambda: _command(
+            sys.argv[1:] if arguments is None else arguments))
 
 
 def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:

@@ -34,6 +34,7 @@ from kgc_seq2seq.train import (
 )
 from kgc_seq2seq.training.batches import Examples, Longs
 from kgc_seq2seq.training.compiling import compile_model
+from kgc_seq2seq.training.denormals import no_denormals
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ def config_class(scorer: str) -> type[ScorerRunConfig]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
-    return answering("kgc_seq2seq.train_scorer", lambda: _command(
-        sys.argv[1:] if arguments is None else arguments))
+    with no_denormals():
+        return answering("kgc_seq2seq.train_scorer", lambda: _command(
+            sys.argv[1:] if arguments is None else arguments))
 
 
 def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:

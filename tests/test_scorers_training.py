@@ -82,6 +82,20 @@ def test_a_compiled_scorer_learns_the_same(tiny: Path, tmp_path: Path, scorer: s
     assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in one)
 
 
+def test_numbers_that_are_nearly_0_are_0_while_a_command_trains(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, seen = torch.tensor([1e-30]), []
+
+    def note(*_: object, **__: object) -> None:
+        seen.append(float(small * 1e-10))
+
+    monkeypatch.setattr("kgc_seq2seq.train_scorer.train_scorer", note)
+    assert main(arguments("complex", tiny, tmp_path / "run")) == 0
+    assert seen == [0]
+    assert float(small * 1e-10) > 0
+
+
 def test_the_best_state_on_valid_is_kept_and_the_protocol_says_so(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
