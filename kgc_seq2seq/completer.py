@@ -156,18 +156,10 @@ class Completer:
         Raises:
             InputError: A name is taken or unknown, or an image cannot be captioned.
         """
-        known = {*self.graph.entity_ids, *self.graph.entity_names}
-        newcomers = [Newcomer(name) for name in dict.fromkeys(query.candidates)
-                     if name not in known and name != query.name]
-        if isinstance(query.entity, Newcomer):
-            newcomers.append(query.entity)
+        newcomers = self._newcomers(query)
         if not newcomers:
             return self
-        generator = self.generator
-        relations = _Index("relation", "relations", self.graph.relation_ids,
-                           self.graph.relation_names)
-        graph = with_newcomers(self.graph, newcomers, relations.__getitem__,
-                               self._names.entities.__getitem__)
+        generator, graph = self.generator, self._graph_with(newcomers)
         captions = {newcomer.name: caption for newcomer in newcomers
                     if (caption := self._caption(newcomer))}
         verbalizer = generator.verbalizer.over(graph, captions)
@@ -182,6 +174,18 @@ class Completer:
             return Completer(replace(self.run, system=replace(
                 system, generator=told, voices=voices)))
         return Completer(replace(self.run, system=told))
+
+    def _newcomers(self, query: Query) -> list[Newcomer]:
+        known = {*self.graph.entity_ids, *self.graph.entity_names}
+        found = [Newcomer(name) for name in dict.fromkeys(query.candidates)
+                 if name not in known and name != query.name]
+        return [*found, query.entity] if isinstance(query.entity, Newcomer) else found
+
+    def _graph_with(self, newcomers: Sequence[Newcomer]) -> KnowledgeGraph:
+        relations = _Index("relation", "relations", self.graph.relation_ids,
+                           self.graph.relation_names)
+        return with_newcomers(self.graph, newcomers, relations.__getitem__,
+                              self._names.entities.__getitem__)
 
     def _caption(self, newcomer: Newcomer) -> str | None:
         if newcomer.image is None:
@@ -199,8 +203,9 @@ class Completer:
         """Check that the graph knows all that a query names, but for what it tells.
 
         Raises:
-            InputError: As `resolve`.
+            InputError: As `resolve`; or a new name is taken.
         """
+        self._graph_with(self._newcomers(query))
         if isinstance(query.entity, Newcomer):
             query = replace(query, entity=self.graph.entity_names[0])
         self.resolve(query)

@@ -165,12 +165,14 @@ def test_the_command_line_takes_new_entities(
 
 @pytest.mark.parametrize("head, why", [
     ({"facts": []}, "has no name"),
-    ({"name": "France"}, "is called as one that is there"),
+    ({"name": "France"}, "line 1: The new entity 'France' is called as one that is there"),
     ({"name": "Ruritania", "fact": []}, "no 'fact', only name, facts"),
     ({"name": "Ruritania", "caption": 3}, "the caption of a new entity must be a text"),
     ({"name": "Ruritania", "facts": [["borders"]]}, "a list of [relation, neighbour]"),
-    ({"name": "Ruritania", "facts": [["borders", "Frans"]]}, "nearest names are France"),
-    ({"name": "Ruritania", "facts": [["bordering", "France"]]}, "No relation is called"),
+    ({"name": "Ruritania", "facts": [["borders", "Frans"]]},
+     "line 1: No entity is called 'Frans'; the nearest names are France"),
+    ({"name": "Ruritania", "facts": [["bordering", "France"]]},
+     "line 1: No relation is called 'bordering'"),
     ({"name": "Ruritania", "caption": "red", "image": "a.png"}, "give one of them"),
     ({"name": "Ruritania", "image": "nowhere.png"}, "nowhere.png cannot be shown"),
     ({"name": "山"}, "the tokenizer lacks"),
