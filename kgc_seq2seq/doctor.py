@@ -52,8 +52,8 @@ class Check:
 
 def examine() -> list[Check]:
     """Look at everything; nothing is changed, and nothing is fetched."""
-    return [_python(), *_packages(), _plugins(), _cores(), _memory(), *_devices(), _malloc(),
-            _disk()]
+    return [_python(), *_packages(), _plugins(), _cores(), *_bf16(), _compiler(), _memory(),
+            *_devices(), _malloc(), _disk()]
 
 
 def facts() -> dict[str, Any]:
@@ -126,6 +126,30 @@ def _cores() -> Check:
     threads = os.environ.get("OMP_NUM_THREADS")
     return Check("cores", "ok", f"{usable} usable" + (
         f", OMP_NUM_THREADS is {threads}" if threads else ""))
+
+
+def _bf16() -> list[Check]:
+    words = _cpu_words()
+    if not words:
+        return []
+    found = words & {"amx_bf16", "avx512_bf16", "bf16"}
+    return [Check("bf16", "ok", ", ".join(sorted(found))) if found else Check(
+        "bf16", "note", "this CPU only imitates it, several times slower than float32",
+        "on the CPU, train with --training.mixed_precision no")]
+
+
+def _cpu_words() -> set[str]:
+    """What Linux says of the CPU, its instructions among it; nothing elsewhere."""
+    file = Path("/proc/cpuinfo")
+    return set(file.read_text("utf-8", "replace").split()) if file.is_file() else set()
+
+
+def _compiler() -> Check:
+    compiler = os.environ.get("CXX", "g++")  # which torch calls
+    found = shutil.which(compiler)
+    return Check("C++ compiler", "ok", found) if found else Check(
+        "C++ compiler", "note", f"there is no {compiler}: --training.compile inductor needs it",
+        "install one, or name it in CXX")
 
 
 def _memory() -> Check:

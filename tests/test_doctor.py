@@ -49,6 +49,23 @@ def test_what_is_missing_or_too_old_is_named_with_its_mend(
     assert "! sentencepiece" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words, state", [
+    ({"avx2", "avx512f"}, "note"), ({"avx512f", "amx_bf16"}, "ok"), (set(), None)])
+def test_a_cpu_that_imitates_bf16_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, words: set[str], state: str | None
+) -> None:
+    monkeypatch.setattr(doctor, "_cpu_words", lambda: words)
+    [found] = [check.state for check in doctor.examine() if check.name == "bf16"] or [None]
+    assert found == state
+
+
+def test_the_compiler_that_torch_would_call_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "there is no no-such-compiler" in doctor._compiler().found
+    monkeypatch.setenv("CXX", "sh")
+    assert doctor._compiler().state == "ok"
+
+
 def test_the_settings_of_malloc_are_asked_for_until_they_are_there(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
