@@ -58,7 +58,8 @@ class LoopConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass."""
     compile: str = "no"
-    """A backend of torch.compile, of which inductor is the usual one; no compiles nothing."""
+    """A backend of torch.compile, of which inductor is the usual one; no compiles nothing. What
+    inductor adds up on several threads of a CPU differs in the last digits from run to run."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "validate_every", "log_every", "checkpoint_every",
