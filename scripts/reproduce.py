@@ -288,6 +288,10 @@ def collect(
     graph = read_graph(dataset)
     if options.add and results.is_file():
         kept = json.loads(results.read_text("utf-8"))["rows"]
+        for name, row in kept.items():
+            if row["protocol"]["graph"] != graph.fingerprint:
+                raise SystemExit(f"The row {name} of {results} is of other data than {dataset}; "
+                                 "leave --add, or give other --results.")
         rows = {name: added(name, kept.get(name), rows.get(name))
                 for name in plan["rows"] if name in kept or name in rows}
     document = json.dumps({
@@ -299,7 +303,7 @@ def collect(
     return document
 
 
-SAME = ("graph", "split", "ranks", "ties", "candidate_set", "steps")
+SAME = ("split", "ranks", "ties", "candidate_set", "steps")
 """What the protocols of a row's seeds have in common."""
 
 
@@ -327,13 +331,13 @@ def added(
         return [found[seed] for seed in seeds]
 
     def cells(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-        if "values" in other:
+        if other.keys() == {"mean", "sd", "values"}:
             return spread(joined(one["values"], other["values"]))
         return {key: cells(one[key], value) if isinstance(value, Mapping) else value
                 for key, value in other.items() if key in one}
 
-    return {**cells({**kept, "protocol": made["protocol"]}, made),
-            "seeds": seeds, "made_on": joined(kept["made_on"], made["made_on"]),
+    return {**cells(kept, made), "protocol": made["protocol"], "seeds": seeds,
+            "made_on": joined(kept["made_on"], made["made_on"]),
             "mrr_within": max(kept["mrr_within"], made["mrr_within"])}
 
 

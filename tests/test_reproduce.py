@@ -135,7 +135,11 @@ def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
             assert cell["mean"] == pytest.approx(np.mean(values), abs=1e-4)
     assert row["slices"].keys() == kept["slices"].keys()
 
-    kept["protocol"]["steps"] = 5
+    kept["protocol"]["graph"], graph = "another", kept["protocol"]["graph"]
+    file.write_text(json.dumps(first))
+    with pytest.raises(SystemExit, match=r"The row DistMult of .* is of other data than"):
+        document("other", *second, "--add")
+    kept["protocol"] |= {"graph": graph, "steps": 5}
     file.write_text(json.dumps(first))
     with pytest.raises(SystemExit, match="row DistMult of the document has steps 5, this one 4"):
         document("other", *second, "--add")
