@@ -176,6 +176,8 @@ class Completer:
         return Completer(replace(self.run, system=told))
 
     def _newcomers(self, query: Query) -> list[Newcomer]:
+        if not _is_told(query):
+            return []
         known = {*self.graph.entity_ids, *self.graph.entity_names}
         found = [Newcomer(name) for name in dict.fromkeys(query.candidates)
                  if name not in known and name != query.name]
@@ -205,7 +207,8 @@ class Completer:
         Raises:
             InputError: As `resolve`; or a new name is taken.
         """
-        self._graph_with(self._newcomers(query))
+        if newcomers := self._newcomers(query):
+            self._graph_with(newcomers)
         if isinstance(query.entity, Newcomer):
             query = replace(query, entity=self.graph.entity_names[0])
         self.resolve(query)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +251,7 @@ def make_row(
     cost.write_text(json.dumps({
         "seconds": round(before["seconds"] + spent["seconds"], 1),
         "peak_bytes": max(before["peak_bytes"], spent["peak_bytes"]),
-        "made_on": {**machine(), "python": platform.python_version(), **{
-            name: version(name) for name in ("kgc-seq2seq", "torch", "transformers")}}}))
+        "machine": machine()}))
     return out
 
 
@@ -365,7 +362,8 @@ def _summary(runs: Sequence[Path]) -> dict[str, Any]:
         "mrr_within": max(half_width(test["both"]["mrr"]) for test in tests),
         "slices": slices, "by_relation": relations,
         "parameters": protocol.get("parameters"),
-        "made_on": [cost["made_on"] for cost in costs],
+        "made_on": [{**cost["machine"], **test["protocol"]["versions"]}
+                    for cost, test in zip(costs, tests, strict=True)],
         "seconds": spread(cost["seconds"] for cost in costs),
         "peak_memory_gib": spread(cost["peak_bytes"] / 2**30 for cost in costs),
         "protocol": protocol,

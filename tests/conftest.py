@@ -87,14 +87,18 @@ TINY = {
 }
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """A data-set folder of nine entities, without images."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
+def write_tiny(folder: Path) -> Path:
+    """Write the tiny data set into a new folder."""
+    folder.mkdir(parents=True)
     for name, text in TINY.items():
         (folder / name).write_text(text)
     return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A data-set folder of nine entities, without images."""
+    return write_tiny(tmp_path / "tiny")
 
 
 @pytest.fixture(scope="session")

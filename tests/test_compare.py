@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from conftest import TINY, random_graph
+from conftest import random_graph, write_tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -275,9 +275,7 @@ def test_reliability_is_that_of_a_plain_count(rows: list[tuple[float, bool]]) ->
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator trained for a second on the tiny data set."""
     folder = tmp_path_factory.mktemp("small")
-    (folder / "tiny").mkdir()
-    for name, text in TINY.items():
-        (folder / "tiny" / name).write_text(text)
+    write_tiny(folder / "tiny")
     run_training(RunConfig(
         dataset=str(folder / "tiny"), out=str(folder / "run"),
         model=ModelConfig(d_model=16, d_ff=16, num_heads=2),

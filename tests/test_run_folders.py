@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, random_graph, stop_at
+from conftest import TINY, random_graph, stop_at, write_tiny
 from safetensors.torch import load_file, save_file
 
 from caption_cache.errors import InputError
@@ -158,9 +158,7 @@ def test_a_folder_called_nations_keeps_its_vectors(
 def trained_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a generator on the tiny data set, beside it; tests must not change it."""
     folder = tmp_path_factory.mktemp("tiny")
-    (folder / "data").mkdir()
-    for name, text in TINY.items():
-        (folder / "data" / name).write_text(text)
+    write_tiny(folder / "data")
     assert train.main(generator(folder / "data", folder / "run")) == 0
     return folder / "run"
 
@@ -173,10 +171,7 @@ def run(trained_tiny: Path, tmp_path: Path) -> Path:
 
 
 def test_runs_behind_a_link_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = tmp_path / "project" / "data"
-    data.mkdir(parents=True)
-    for name, text in TINY.items():
-        (data / name).write_text(text)
+    data = write_tiny(tmp_path / "project" / "data")
     (tmp_path / "scratch" / "deep" / "runs").mkdir(parents=True)
     runs = tmp_path / "project" / "runs"
     runs.symlink_to("../scratch/deep/runs")

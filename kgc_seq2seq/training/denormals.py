@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def no_denormals() -> Iterator[None]:
-    """Let this process take numbers below 1e-38 for 0: some CPUs take fifty times as long for them.
+    """Let this process take numbers below 1e-38 for 0: some CPUs take many times as long for them.
 
     Weights of negatives far from any doubt become so small. Threads have this from the one that
     starts them, so it must surround all that computes.
