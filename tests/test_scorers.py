@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from kgc_seq2seq.evaluation.dense import rank_with_scorer
 from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.corruption import Corruptions
-from kgc_seq2seq.scorers.one_vs_all import ComplEx, DistMult, OneVsAllConfig
+from kgc_seq2seq.scorers.one_vs_all import ComplEx, DistMult, OneVsAll, OneVsAllConfig
 from kgc_seq2seq.scorers.rotate import RotatE, RotationConfig
 from kgc_seq2seq.scorers.rotation import (
     blended_distances,
@@ -31,6 +32,7 @@ from kgc_seq2seq.scorers.rotation import (
     rotate,
 )
 from kgc_seq2seq.scorers.scorer import EntityScorer, Vocabulary, scorer_class
+from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.scorers.weighting import (
     SamplingConfig,
     WeightingConfig,
@@ -100,6 +102,35 @@ def test_one_vs_all_loss_is_cross_entropy_and_n3() -> None:
             all_scores(scorer, graph)[head, relation], tail, reduction="sum")
         expected = expected + 0.1 / 3 * sum(factor.abs().pow(3).sum() for factor in factors)
         torch.testing.assert_close(scorer.loss(batch), expected)
+
+
+@pytest.mark.parametrize("kind", [DistMult, ComplEx])
+def test_a_factorisation_adds_what_images_and_texts_say(
+    tmp_path: Path, kind: type[OneVsAll]
+) -> None:
+    graph = random_graph(2)
+    count = graph.num_entities
+    vectors = {modality: Vectors(torch.randn(count, width), torch.ones(count, dtype=torch.bool))
+               for modality, width in (("image", 3), ("text", 4))}
+    vectors["text"].values[0] = 0  # as of an entity that has none
+    config = OneVsAllConfig(dim=5, init_sd=0.5, n3=0.1, modalities=("image", "text"))
+    scorer = kind(config, Vocabulary.of(graph), vectors)
+    # One that reads nothing, and has learnt the sums as they are, says the same.
+    plain = kind(replace(config, modalities=()), Vocabulary.of(graph), {})
+    plain.load_state_dict({
+        "relations.weight": scorer.relations.weight,
+        "entities.weight": scorer.entities.weight + sum(
+            vectors[modality].values @ scorer.projections[modality].weight.T
+            for modality in vectors)})
+    torch.testing.assert_close(all_scores(scorer, graph), all_scores(plain, graph))
+    batch = scorer.feed(graph, 0)(np.arange(9), 1) | {"done": torch.tensor(0.0)}
+    loss = scorer.loss(batch)
+    torch.testing.assert_close(loss, plain.loss(batch))
+    loss.backward()
+    assert all(float(part.grad.abs().sum()) > 0 for part in scorer.parameters())
+    scorer.save_pretrained(tmp_path)
+    loaded = EntityScorer.from_pretrained(tmp_path, graph)
+    assert torch.equal(all_scores(loaded, graph), all_scores(scorer, graph))
 
 
 @settings(deadline=None)
@@ -396,6 +427,7 @@ def test_an_unknown_scorer_is_refused_with_those_there_are() -> None:
 
 @pytest.mark.parametrize("make_config", [
     lambda: OneVsAllConfig(dim=0), lambda: OneVsAllConfig(init_sd=0), lambda: OneVsAllConfig(n3=-1),
+    lambda: OneVsAllConfig(modalities=("text", "text")),
     lambda: OneVsAllConfig(dropout=1), lambda: RotationConfig(dim=0),
     lambda: RotationConfig(gamma=0), lambda: RotationConfig(regularization=-1),
     lambda: SamplingConfig(negatives=0), lambda: SamplingConfig(temperature=-1),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from caption_cache.errors import InputError
 from kgc_seq2seq.scorers.rotate import EPSILON, RotationConfig, RotationScorer
 from kgc_seq2seq.scorers.scorer import Vocabulary
-from kgc_seq2seq.scorers.vectors import Vectors
+from kgc_seq2seq.scorers.vectors import Vectors, refuse_repeated
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class ModalConfig(RotationConfig):
         if not self.structure and not self.modalities:
             raise InputError("model.modalities is empty and model.structure false; nothing is left "
                              "to tell entities apart, give one of them.")
-        if len(set(self.modalities)) < len(self.modalities):
-            raise InputError("model.modalities names one twice; give each once.")
+        refuse_repeated(self.modalities)
 
 
 class ModalScorer(RotationScorer):

@@ -1,7 +1,7 @@
 """DistMult and ComplEx, trained against all entities at once, with the nuclear 3-norm.
 
 Yang et al. 2015, Trouillon et al. 2016; full softmax, reciprocal relations and N3 as in
-Lacroix et al. 2018.
+Lacroix et al. 2018. That images and texts may speak, by a linear map into the embeddings, is ours.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn import functional
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import Batch, EntityScorer, Feed, Vocabulary, as_long
-from kgc_seq2seq.scorers.vectors import Vectors
+from kgc_seq2seq.scorers.vectors import Vectors, refuse_repeated
 from kgc_seq2seq.scorers.weighting import WeightingConfig, softmax_loss
 from kgc_seq2seq.training.batches import Longs
 
@@ -35,6 +35,8 @@ class OneVsAllConfig:
     """Weight of the cubed moduli of a fact's three embeddings (Lacroix et al. 2018, eq. 6)."""
     dropout: float = 0.0
     """Dropout rate of the query."""
+    modalities: tuple[Literal["image", "text"], ...] = ()
+    """What is read of each entity: a linear map of its vector is added to its embedding."""
     weighting: WeightingConfig = field(default_factory=lambda: WeightingConfig(temperature=0.0))
     """How the wrong answers are weighted; by default all alike. EGNS: ``entropy: added``."""
 
@@ -47,6 +49,7 @@ class OneVsAllConfig:
             raise InputError(f"model.n3 is {self.n3}; give 0 or more.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout is {self.dropout}; give a number from 0 to below 1.")
+        refuse_repeated(self.modalities)
 
 
 class Queries:
@@ -67,6 +70,7 @@ class OneVsAll(EntityScorer):
     """A scorer whose score is the inner product of a query's vector and the answer's."""
 
     Config = OneVsAllConfig
+    config: OneVsAllConfig
     width: ClassVar[int]
     """Real numbers to each of the ``dim``."""
 
@@ -76,8 +80,16 @@ class OneVsAll(EntityScorer):
         size = self.width * config.dim
         self.entities = nn.Embedding(len(vocabulary.entity_ids), size)
         self.relations = nn.Embedding(2 * len(vocabulary.relation_ids), size)
-        for table in (self.entities, self.relations):
-            nn.init.normal_(table.weight, std=config.init_sd)
+        self.projections = nn.ModuleDict({
+            modality: nn.Linear(vectors[modality].values.shape[1], size, bias=False)
+            for modality in config.modalities})
+        for table in (self.entities, self.relations, *self.projections.values()):
+            nn.init.normal_(table.weight, std=config.init_sd)  # type: ignore[arg-type]
+
+    @classmethod
+    def reads(cls, config: OneVsAllConfig) -> tuple[str, ...]:
+        """Its modalities."""
+        return config.modalities
 
     @abstractmethod
     def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
@@ -85,7 +97,15 @@ class OneVsAll(EntityScorer):
 
     def score(self, heads: Tensor, relations: Tensor) -> Tensor:
         """As in `scorer.EntityScorer`."""
-        return self._score(self.entities(heads), self.relations(relations))
+        table = self.table()
+        return self._score(table[heads], self.relations(relations), table)
+
+    def table(self) -> Tensor:
+        """``e + Σ_m W_m x_m`` of all entities, [N, width · dim]; x is 0 where there is none."""
+        total = self.entities.weight
+        for modality, projection in self.projections.items():
+            total = total + projection(self.vectors(modality).values)
+        return total
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over all entities, weighted as the configuration says, and N3.
@@ -94,8 +114,10 @@ class OneVsAll(EntityScorer):
             batch: With ``queries`` of `Queries`, and ``done``.
         """
         head, relation, tail = batch["queries"].unbind(1)
-        factors = self.entities(head), self.relations(relation), self.entities(tail)
-        total = softmax_loss(self._score(*factors[:2]), tail, self.config.weighting,
+        table = self.table()
+        factors = (functional.embedding(head, table), self.relations(relation),
+                   functional.embedding(tail, table))
+        total = softmax_loss(self._score(*factors[:2], table), tail, self.config.weighting,
                              batch["done"])
         if self.config.n3:
             total = total + self.config.n3 / 3 * sum(
@@ -106,10 +128,10 @@ class OneVsAll(EntityScorer):
         """As in `scorer.EntityScorer`; nothing is drawn at random."""
         return Queries(graph)
 
-    def _score(self, heads: Tensor, relations: Tensor) -> Tensor:
+    def _score(self, heads: Tensor, relations: Tensor, table: Tensor) -> Tensor:
         query = functional.dropout(self.combine(heads, relations), self.config.dropout,
                                    self.training)
-        return functional.linear(query, self.entities.weight)
+        return functional.linear(query, table)
 
     def _moduli(self, factor: Tensor) -> Tensor:
         parts = factor.unflatten(1, (self.width, -1))

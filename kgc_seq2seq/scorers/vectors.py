@@ -43,6 +43,16 @@ class Vectors:
         return Vectors(torch.where(mask[:, None], self.values, 0), mask)
 
 
+def refuse_repeated(modalities: Sequence[str]) -> None:
+    """Check a scorer's ``model.modalities``.
+
+    Raises:
+        InputError: One is named twice.
+    """
+    if len(set(modalities)) < len(modalities):
+        raise InputError("model.modalities names one twice; give each once.")
+
+
 def vectors_path(dataset: Path, modality: str) -> Path:
     """Where a data set keeps the vectors of ``"image"`` or ``"text"``."""
     return dataset / "features" / f"{modality}.safetensors"
