@@ -70,8 +70,8 @@ def best_answers(completer: Completer, triples: Ints) -> tuple[Floats, Mask]:
     """
     graph, system = completer.graph, completer.system
     if not isinstance(system, Generator | Fused):
-        raise InputError("Only generators and fusions by method fused are calibrated; give the "
-                         "run of one.")
+        raise InputError("Only generators and their fusions by method fused are calibrated; give "
+                         "the run of one.")
     search = completer.generator.search
     queries = graph.queries(triples)
     confidence, right = np.zeros(len(queries)), np.zeros(len(queries), bool)

@@ -362,7 +362,6 @@ def _predict(options: Namespace) -> Answer:
         texts = list(map(_answers_text, queries, answers))
     else:
         from kgc_seq2seq.explain import explain_parts
-        from kgc_seq2seq.systems.dense import Dense
 
         data, texts = [], []
         for query in queries:
@@ -371,7 +370,7 @@ def _predict(options: Namespace) -> Answer:
             [parts] = explain_parts(told, [plain], [found])
             data.append(answers_data(query, found) | parts.data)
             texts.append(_answers_text(query, found) + "\n" + parts.text)
-            if not isinstance(told.system, Dense):
+            if told.writes:
                 effects = leave_one_out(told.generator.search, told.generator.verbalizer,
                                         told.resolve(plain), told.resolve_entity(found[0].name))
                 data[-1]["context"] = [asdict(effect) for effect in effects]

@@ -137,18 +137,23 @@ class Completer:
         return answers
 
     @property
+    def writes(self) -> bool:
+        """Whether there is a `generator`."""
+        return isinstance(self.system, Generator | Combined)
+
+    @property
     def generator(self) -> Generator:
         """The generator, alone or within a fusion.
 
         Raises:
-            InputError: It is the run of a scorer, which writes no names.
+            InputError: It is the run of a scorer, or of scorers alone, which write no names.
         """
         if isinstance(self.system, Generator):
             return self.system
         if isinstance(self.system, Combined):
             return self.system.generator
-        raise InputError("This is the run of a scorer, where a generator is needed; give the run "
-                         "of a generator or of a fusion.")
+        raise InputError("This is the run of a scorer, or of scorers alone, where a generator is "
+                         "needed; give the run of one, or of a fusion with one.")
 
     def telling(self, query: Query) -> Completer:
         """A completer that knows the new entities of a query; this one, where there are none.

@@ -29,7 +29,7 @@ from kgc_seq2seq.evaluation.results import (
 from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.evaluation.slices import Mask
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.runs import open_run
+from kgc_seq2seq.runs import open_run, read_fusion, run_kind
 from kgc_seq2seq.systems.system import System
 
 _log = logging.getLogger(__name__)
@@ -151,8 +151,7 @@ def _pictured(run: Path, graph: KnowledgeGraph) -> Mask | None:
 
 
 def _dataset(run: Path) -> Path:
-    """The data set of a run; that of a fusion is its generator's."""
-    config = read_yaml(run / "config.yaml")
-    if "dataset" in config:
-        return run / str(config["dataset"])
-    return _dataset(run / str(config["generator"]["run"]))
+    """The data set of a run; that of a fusion is its first part's."""
+    if run_kind(run) == "fusion":
+        return _dataset(run / read_fusion(run).parts[0].run)
+    return run / str(read_yaml(run / "config.yaml")["dataset"])

@@ -66,13 +66,15 @@ def _copy(run: Path, target: Path) -> None:
     if kind == "fusion":
         shutil.copyfile(run / "fusion.safetensors", target / "fusion.safetensors")
         fusion = read_fusion(run)
-        generator = replace(fusion.generator, run="parts/generator")
-        _copy(run / fusion.generator.run, target / generator.run)
+        generator = fusion.generator and replace(fusion.generator, run="parts/generator")
         scorers = tuple(replace(part, run=f"parts/scorer-{number}")
                         for number, part in enumerate(fusion.scorers, start=1))
-        for old, new in zip(fusion.scorers, scorers, strict=True):  # it needs no more of them
+        moved = replace(fusion, generator=generator, scorers=scorers)
+        first, *others = zip(fusion.parts, moved.parts, strict=True)
+        _copy(run / first[0].run, target / first[1].run)
+        for old, new in others:  # it needs no more of them
             shutil.copytree(run / old.run / "model", target / new.run / "model")
-        replace(fusion, generator=generator, scorers=scorers).save(target / "config.yaml")
+        moved.save(target / "config.yaml")
         return
     config = read_yaml(run / "config.yaml")
     shutil.copytree(run / "model", target / "model")

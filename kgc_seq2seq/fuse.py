@@ -1,11 +1,11 @@
-"""Makes a run of a generator and scorers together, its weights fitted on valid."""
+"""Makes one run of a generator and scorers, or of scorers alone, its weights fitted on valid."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,9 @@ class FuseConfig:
     by cross-validation within valid. Only with fused."""
     folds: int = 5
     """Of the cross-validation; both questions of a fact are in the same fold."""
+    floor: float = 0.0
+    """The fit counts no answer as less probable than about so much, so that a few hopeless ones do
+    not decide the weights; 0: maximum likelihood. Only with fused."""
     candidates: int = 32
     """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`), and
     to as many drawn from the rest."""
@@ -73,6 +76,8 @@ class FuseConfig:
     def __post_init__(self) -> None:
         if self.shrinkage is not None and not 0 <= self.shrinkage < np.inf:
             raise InputError(f"--shrinkage is {self.shrinkage}; give 0 or more.")
+        if not 0 <= self.floor < 1:
+            raise InputError(f"--floor is {self.floor}; give 0 or more, and less than 1.")
         if self.folds < 2:
             raise InputError(f"--folds is {self.folds}; give 2 or more.")
         for name in ("candidates", "depth"):
@@ -87,12 +92,11 @@ class FuseConfig:
         ranker_of(self.ranks, self.budget)  # refuses a budget below 1
 
 
-def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
-    """Fuse a generator with scorers, and evaluate the fusion on valid and on test.
+def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
+    """Fuse a generator with scorers, or scorers alone, and evaluate that on valid and on test.
 
     Args:
-        run: The generator's run folder.
-        scorers: The scorers' run folders.
+        runs: The run folders, at least two; a generator's comes first.
         out: The folder to write; an earlier fusion there is replaced.
         config: How.
 
@@ -101,14 +105,20 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
 
     Raises:
         InputError: A folder is no run of the kind that is needed, the runs are of different
-            graphs, or ``out`` holds something else.
+            graphs, scorers alone are to be fused in a way that needs a generator, or ``out`` holds
+            something else.
     """
-    for path, kind in ((run, "generator"), *((path, "scorer") for path in scorers)):
-        _refuse_kind(path, kind)
+    alone = run_kind(runs[0]) != "generator"
+    for place, path in enumerate(runs):
+        _refuse_kind(path, "scorer" if alone or place else "generator")
         refuse_unfinished(path)
-    generator = open_run(run).system
-    assert isinstance(generator, Generator)  # by its kind
-    graph = generator.graph
+    if alone and (config.method != "fused" or config.ranks != "exact"):
+        raise InputError("Scorers alone are fused by --method fused, and have --ranks exact; "
+                         "give a generator's run first for anything else.")
+    first = open_run(runs[0]).system
+    generator = first if isinstance(first, Generator) else None
+    scorers = runs if alone else runs[1:]
+    graph = first.graph
     facts = len(graph.valid)
     if not facts:
         raise InputError(f"valid of {graph.name} is empty, and there is nothing to fit weights to; "
@@ -119,11 +129,12 @@ def fuse_runs(run: Path, scorers: Sequence[Path], out: Path, config: FuseConfig)
     voices = tuple(_voice(path, label, graph) for path, label in zip(
         scorers, _labels(scorers), strict=True))
     parts = [Part(label, relative(path, out), weights_hash(path)) for label, path in
-             zip(["generator", *(voice.label for voice in voices)], [run, *scorers], strict=True)]
-    fusion = Fusion(config.method, parts[0], tuple(parts[1:]),
+             zip(_parts(generator, voices), runs, strict=True)]
+    fusion = Fusion(config.method, None if alone else parts[0],
+                    tuple(parts[-len(voices):]),
                     config.depth if config.method == "rerank" else None)
     _open_folder(out)
-    weights, about = _fit(generator, voices, config)
+    weights, about = _fit(graph, generator, voices, config)
     save_fusion(out, fusion, weights, torch.stack([voice.places for voice in voices]))
     write_result(out / "training.json", {
         "system": " + ".join(part.label for part in parts),
@@ -194,7 +205,8 @@ def _voice(path: Path, label: str, graph: KnowledgeGraph) -> Voice:
         if leaks:
             raise InputError(f"The scorer in {path} was trained on {leaks} facts of valid or test "
                              f"of {graph.name}; train it on the splits of the generator.")
-    return Voice.of(label, system.voice.scorer, graph)
+    voice = Voice.of(label, system.voice.scorer, graph)
+    return replace(voice, places=voice.places.to(system.device))
 
 
 def _contained(rows: Ints, others: Ints, graph: KnowledgeGraph) -> np.ndarray[Any, Any]:
@@ -204,36 +216,44 @@ def _contained(rows: Ints, others: Ints, graph: KnowledgeGraph) -> np.ndarray[An
     return np.isin(keys(rows), keys(others))
 
 
+def _parts(generator: Generator | None, voices: tuple[Voice, ...]) -> list[str]:
+    """The labels of all parts."""
+    return ["generator"] * (generator is not None) + [voice.label for voice in voices]
+
+
 def _fit(
-    generator: Generator, voices: tuple[Voice, ...], config: FuseConfig
+    graph: KnowledgeGraph, generator: Generator | None, voices: tuple[Voice, ...],
+    config: FuseConfig,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The weights, and what the protocol says of them."""
-    graph, labels = generator.graph, ["generator", *(voice.label for voice in voices)]
+    labels = _parts(generator, voices)
     if config.method == "rerank":
         return torch.zeros(0), {"depth": config.depth, "weights_fitted_on": None}
     if config.method == "ensemble":
+        assert generator is not None  # fuse_runs has seen to it
         weights = fit_mixture(_answers(generator, voices))
         return weights, {"weights_fitted_on": "valid", "normalised_by": "softmax",
                          "weights": dict(zip(labels, weights.tolist(), strict=True))}
-    parts = 1 + len(voices)
-    whole = 2 * len(graph.valid) * graph.num_entities * parts <= AT_ONCE
-    known = gather(generator, voices, graph.valid, None if whole else config.candidates)
+    whole = 2 * len(graph.valid) * graph.num_entities * len(labels) <= AT_ONCE
+    known = gather(graph, generator, voices, graph.valid, None if whole else config.candidates)
     count = 2 * graph.num_relations
     shrinkage, tried = config.shrinkage, dict[float, float]()
     if shrinkage is None:
-        tried = choose_shrinkage(known, count, _folds(known, config.folds), SHRINKAGES)
+        tried = choose_shrinkage(known, count, _folds(known, config.folds), SHRINKAGES,
+                                 config.floor)
         shrinkage = max(tried, key=lambda value: tried[value])
-    weights = fit_weights(known, count, shrinkage)
+    weights = fit_weights(known, count, shrinkage, config.floor)
     return weights[1:] / weights[0], {
         "weights_fitted_on": "valid",
         "weights_fitted_over": "all entities" if whole
         else f"the answer, the {config.candidates} best of each part, and as many others drawn",
+        "floor": config.floor,
         "shrinkage": shrinkage,
         "shrinkage_chosen_by": None if not tried else
         {"cross_validation_folds_of_valid": config.folds,
          "held_out_log_likelihood": {str(key): round(value, 5) for key, value in tried.items()}},
         "weights": {label: _by_relation(graph, row.tolist())
-                    for label, row in zip(labels, weights, strict=True)}}
+                    for label, row in zip(labels, weights[-len(labels):], strict=True)}}
 
 
 def _folds(known: Candidates, count: int) -> Tensor:

@@ -24,6 +24,7 @@ _WHAT: dict[Kind, str] = {
     "fusion": "A generator, which writes the name of the missing entity, and embedding scorers "
               "answer together; every answer is an entity of the graph.",
 }
+_SCORERS = "Embedding scorers answer together: they score every entity at once."
 
 
 def model_card(run: Path, name: str, licence: str | None) -> str:
@@ -39,8 +40,9 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
         InputError: It is no run, a result is missing or malformed, or the data set is.
     """
     kind = run_kind(run)
-    # What a fusion's generator reads, and where its data set lies.
-    first = run / read_fusion(run).generator.run if kind == "fusion" else run
+    # What a fusion reads, and where its data set lies.
+    first = run / read_fusion(run).parts[0].run if kind == "fusion" else run
+    writes = run_kind(first) == "generator"
     config = read_yaml(first / "config.yaml")
     results = {split: read_result(run / "results" / f"{surest_result(run, split)}.json")
                for split in ("valid", "test")}
@@ -49,12 +51,12 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
     protocol = results["test"]["protocol"]
     head, relation = (names[index] for names, index in zip(
         (graph.entity_names, graph.relation_names), graph.train[0, :2], strict=True))
-    captioned = kind != "scorer" and read_generator(first).input.reads_captions
+    captioned = writes and read_generator(first).input.reads_captions
     pretrained = config["model"].get("pretrained")
     data = ModelCardData(
         model_name=name, library_name="kgc-seq2seq", pipeline_tag="graph-ml", license=licence,
         base_model=pretrained if _is_hub_name(pretrained) else None,
-        tags=["knowledge-graph-completion", "link-prediction", *["t5"] * (kind != "scorer"),
+        tags=["knowledge-graph-completion", "link-prediction", *["t5"] * writes,
               *["multimodal"] * captioned],
         eval_results=[EvalResult(
             task_type="graph-ml", task_name="Link prediction",
@@ -65,7 +67,7 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
     sections = {
         f"# {name}": [
             f"Completes the knowledge graph {graph.name}, `(head, relation, ?)` and `(?, relation, "
-            f"tail)`. {_WHAT[kind]}"],
+            f"tail)`. {_WHAT[kind] if writes or kind == 'scorer' else _SCORERS}"],
         "## Use": [
             "```bash", f"kgc predict {quote(name)} --head {quote(head)} --relation "
             f"{quote(relation)} -k 5", "```", "",
@@ -83,7 +85,7 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
             *(f"- {key}: {value}" for key, value in about.items() if value),
             *([] if "licence" in about else [
                 "- licence: not stated. Look up whether the data may be passed on."]), "",
-            f"A folder `{'parts/generator/' * (kind == 'fusion')}dataset` holds its tables"
+            f"A folder `{_exported(writes) if kind == 'fusion' else ''}dataset` holds its tables"
             + " and the captions that the model reads" * captioned + ", not the images."],
         "## Training": [_training(kind, config, protocol)],
         "## Limits": [
@@ -93,6 +95,11 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
     }
     text = "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n", ignore_metadata_errors=False))
+
+
+def _exported(writes: bool) -> str:
+    """Where `export.export_run` puts the first part of a fusion."""
+    return "parts/generator/" if writes else "parts/scorer-1/"
 
 
 def _at_worst(metric: str, value: float | Mapping[str, float]) -> float:

@@ -1,7 +1,8 @@
 """Opens the folder of a run, of whatever kind its ``config.yaml`` says it is.
 
 A generator's has the keys of `config.RunConfig`, a scorer's says ``scorer:``, a fusion's
-``fusion:``. A fusion holds its own weights alone: it refers to its parts by relative paths, so that
+``fusion:``. A fusion, of a generator with scorers or of scorers alone, holds its own weights alone:
+it refers to its parts by relative paths, so that
 it moves together with them, and to their weights by hashes, so that it never answers with other
 parts than those it was fitted to.
 """
@@ -37,6 +38,7 @@ from kgc_seq2seq.scorers.scorer import EntityScorer
 from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.systems.ensemble import Ensemble
 from kgc_seq2seq.systems.fused import Fused
+from kgc_seq2seq.systems.fused_scorers import FusedScorers
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.rerank import Rerank
 from kgc_seq2seq.systems.system import System
@@ -81,12 +83,17 @@ class Fusion:
 
     fusion: Method
     """How the parts are combined."""
-    generator: Part
-    """The generator."""
+    generator: Part | None
+    """The generator; None: scorers alone, only with fused."""
     scorers: tuple[Part, ...]
     """The scorers, at least one."""
     depth: int | None = None
     """How many of the generator's answers are put into order; only with rerank."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All of them; the first one's graph and captions are the fusion's."""
+        return self.scorers if self.generator is None else (self.generator, *self.scorers)
 
     def save(self, path: Path) -> None:
         """Write it as YAML, in the order of the fields."""
@@ -188,34 +195,36 @@ def _open_scorer(run: Path) -> Run:
 
 def _open_fusion(run: Path) -> Run:
     config = read_fusion(run)
-    for part in (config.generator, *config.scorers):
+    for part in config.parts:
         if weights_hash(run / part.run) != part.sha256:
             raise InputError(f"The model of {run / part.run} is not the one that {run} was fitted "
                              "to; put it back, or fuse again.")
-    opened = _open_generator(run / config.generator.run)
-    generator = opened.system
-    assert isinstance(generator, Generator)
+    opened = open_run(run / config.parts[0].run)
     try:
         tensors = load_file(run / "fusion.safetensors")
         weights, places = tensors["weights"], tensors["places"]
     except Exception as error:  # safetensors and the disk each have their own
         raise InputError(f"{run / 'fusion.safetensors'} cannot be read ({error}); fuse "
                          "again.") from None
-    if places.shape != (len(config.scorers), generator.graph.num_entities):
+    if places.shape != (len(config.scorers), opened.system.graph.num_entities):
         raise InputError(f"{opened.dataset} has another number of entities than when {run} was "
                          "made; put it back, or fuse again.")
     voices = tuple(
         Voice(part.label, EntityScorer.from_pretrained(run / part.run / "model").to(_device()),
               rows.to(_device()))
         for part, rows in zip(config.scorers, places, strict=True))
-    return replace(opened, kind="fusion", system=combined(config, generator, voices,
+    return replace(opened, kind="fusion", system=combined(config, opened.system, voices,
                                                           weights.to(_device())))
 
 
 def combined(
-    config: Fusion, generator: Generator, voices: tuple[Voice, ...], weights: Tensor
+    config: Fusion, first: System, voices: tuple[Voice, ...], weights: Tensor
 ) -> System:
-    """The parts of a fusion together; of what `save_fusion` gets."""
+    """The parts of a fusion, the first one opened, together; of what `save_fusion` gets."""
+    if config.generator is None:
+        return FusedScorers(first.graph, voices, weights)
+    generator = first
+    assert isinstance(generator, Generator)  # by its kind
     if config.fusion == "fused":
         return Fused(generator, voices, weights)
     if config.fusion == "ensemble":
@@ -250,10 +259,12 @@ def read_fusion(run: Path) -> Fusion:
     """
     values: dict[str, Any] = read_yaml(run / "config.yaml")
     try:
-        config = Fusion(values["fusion"], Part(**values["generator"]),
+        generator = values["generator"]
+        config = Fusion(values["fusion"], generator and Part(**generator),
                         tuple(Part(**part) for part in values["scorers"]), values["depth"])
         if config.fusion not in get_args(Method) or not config.scorers or (
-                (config.fusion == "rerank") != isinstance(config.depth, int)):
+                (config.fusion == "rerank") != isinstance(config.depth, int)) or (
+                config.fusion != "fused" and config.generator is None):
             raise ValueError(f"fusion: {config.fusion}, depth: {config.depth}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{run / 'config.yaml'} describes no fusion ({error!r}); fuse "

@@ -218,7 +218,7 @@ class Bench:
         which = names[0] if len(names) == 1 else ALL
         run = self.folder / f"{method}-{which}-{seed}"
         if not _finished(run):
-            fuse_runs(self.generator(seed), [self.scorer(name, seed) for name in names], run,
+            fuse_runs([self.generator(seed), *(self.scorer(name, seed) for name in names)], run,
                       FuseConfig(method, depth=self.options.depth))
         return run
 

@@ -36,6 +36,7 @@ from kgc_seq2seq.systems.candidates import gather, stand_ins
 from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.systems.ensemble import Ensemble, fit_mixture
 from kgc_seq2seq.systems.fused import Fused
+from kgc_seq2seq.systems.fused_scorers import FusedScorers
 from kgc_seq2seq.systems.generator import NAME, Generator
 from kgc_seq2seq.systems.rerank import Rerank
 from kgc_seq2seq.systems.system import System
@@ -151,6 +152,28 @@ def test_the_fusion_found_by_search_is_that_of_brute_force(
 
 
 @settings(deadline=None, max_examples=12)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from([-0.5, 0.7, 3.0]))
+def test_scorers_alone_are_the_sum_of_their_terms(
+    accelerator: Accelerator, seed: int, scorers: int, size: float
+) -> None:
+    generator, voices = parts(seed, scorers)
+    graph = generator.graph
+    weights = size * torch.rand(scorers, 2 * graph.num_relations)
+    system = FusedScorers(graph, voices, weights)
+    queries = graph.queries(graph.test)[:, :2]
+    table = (weights.double().numpy()[:, queries[:, 1], None] * opinions(voices, queries)).sum(0)
+    expected = brute_ranks(graph, graph.test, table)
+    if expected is not None:
+        ranks = system.rank(graph.test, accelerator)
+        assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
+    check_answers(system, queries, log_softmax(table))
+    shares = system.contributions(queries, system.best(queries, 4).entities)
+    assert list(shares) == [voice.label for voice in voices]
+    summed, best = sum(shares.values()), system.best(queries, 4)
+    np.testing.assert_allclose(np.diff(summed, axis=1), np.diff(best.scores, axis=1), atol=1e-4)
+
+
+@settings(deadline=None, max_examples=12)
 @given(st.integers(0, 10**6), st.integers(1, 2), st.integers(1, 14))
 def test_reranking_is_that_of_brute_force(
     accelerator: Accelerator, seed: int, scorers: int, depth: int
@@ -241,7 +264,7 @@ def test_candidates_have_the_exact_scores_of_every_part(best: int | None) -> Non
     graph = generator.graph
     # What it has never seen would tie, and ties could be cut either way.
     voices = tuple(replace(voice, places=torch.arange(graph.num_entities)) for voice in voices)
-    found = gather(generator, voices, graph.valid, best)
+    found = gather(graph, generator, voices, graph.valid, best)
     questions = graph.queries(graph.valid)
     names, said = names_of(generator, questions[:, :2]), opinions(voices, questions[:, :2])
     assert found.relations.tolist() == questions[:, 1].tolist()
@@ -356,9 +379,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train.main([*data, "--out", str(folder / "generator"), "--model.d_model", "16",
                        "--model.d_ff", "16", "--model.num_heads", "2", "--tokenizer.pieces", "60",
                        "--tokenizer.words", "20", "--input.captions", "false"]) == 0
-    for scorer, words in {"distmult": [], "lbmkgc": ["--model.modalities", '["text"]']}.items():
+    for scorer in ("distmult", "lbmkgc"):
         assert train_scorer.main([*data, "--scorer", scorer, "--out", str(folder / scorer),
-                                  "--model.dim", "4", *words]) == 0
+                                  "--model.dim", "4", "--model.modalities", '["text"]']) == 0
     return folder
 
 
@@ -437,6 +460,33 @@ def test_a_fusion_is_a_run_like_any_other(
         assert "has only exact ranks" in refused(capsys, *command, "--ranks", "certified")
 
 
+def test_scorers_alone_are_fused_too(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    out = here / "fusion"
+    command = ["fuse", here / "distmult", here / "lbmkgc", "--out", out, "--folds", "2", "--floor",
+               "0.01"]
+    tested = answer(capsys, *command)
+    about = tested["protocol"]
+    assert (about["system"], about["floor"]) == ("DistMult + LBMKGC", 0.01)
+    assert [part["run"] for part in about["parts"]] == ["../distmult", "../lbmkgc"]
+    assert list(about["weights"]) == ["DistMult", "LBMKGC"]
+    here.rename(tmp_path / "moved")
+    out = tmp_path / "moved" / "fusion"
+    assert answer(capsys, "evaluate", out)["both"] == pytest.approx(tested["both"])
+    found = answer(capsys, "predict", out, "--head", "thing apple", "--relation", "kind", "-k", 9,
+                   "--explain")
+    assert sum(entry["probability"] for entry in found["answers"]) == pytest.approx(1)
+    assert list(found["contributions"][0]) == ["DistMult", "LBMKGC"]
+    answer(capsys, "report", out)
+    for words in (["evaluate", out, "--ranks", "certified"], ["calibrate", out]):
+        assert "generator" in refused(capsys, *words)
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"head": {"name": "thing new"}, "relation": "kind"}\n')
+    assert "fusion with one" in refused(capsys, "predict", out, "--queries", queries)
+
+
 def test_the_weights_come_from_valid_alone(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -477,8 +527,11 @@ def test_what_cannot_be_fused_is_refused_in_one_sentence(
 ) -> None:
     generator, scorer = runs / "generator", runs / "distmult"
     fine = ["--out", tmp_path / "out", "--folds", "2"]
-    assert "the run of a scorer, where that of a generator" in refused(
-        capsys, "fuse", scorer, generator, *fine)
+    assert "the run of a generator, where that of a scorer is needed; give the generator's run " \
+           "first" in refused(capsys, "fuse", scorer, generator, *fine)
+    for words in (["--method", "rerank"], ["--ranks", "certified"]):
+        assert "give a generator's run first" in refused(
+            capsys, "fuse", scorer, runs / "lbmkgc", *fine, *words)
     assert "the run of a generator, where that of a scorer" in refused(
         capsys, "fuse", generator, generator, *fine)
     assert "none is not the folder of a run" in refused(
@@ -490,8 +543,8 @@ def test_what_cannot_be_fused_is_refused_in_one_sentence(
         capsys, "fuse", generator, scorer, "--out", tmp_path / "file")
     assert "5 facts, too few for 6 folds" in refused(
         capsys, "fuse", generator, scorer, "--out", tmp_path / "out", "--folds", "6")
-    for key, value in {"--shrinkage": "-1", "--folds": "1", "--candidates": "0", "--depth": "0"
-                       }.items():
+    for key, value in {"--shrinkage": "-1", "--folds": "1", "--candidates": "0", "--depth": "0",
+                       "--floor": "1"}.items():
         assert f"{key} is " in refused(capsys, "fuse", generator, scorer, "--out",
                                        tmp_path / "out", key, value)
     assert not (tmp_path / "out").exists()
@@ -562,7 +615,7 @@ def test_a_training_does_not_go_on_with_other_vectors(
     assert len(said.strip().split("\n")) == 1
 
 
-@pytest.mark.parametrize("kind", ["fusion", "lbmkgc"])
+@pytest.mark.parametrize("kind", ["fusion", "scorers", "lbmkgc"])
 def test_what_is_exported_answers_alone(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
@@ -571,6 +624,8 @@ def test_what_is_exported_answers_alone(
     if kind == "fusion":
         answer(capsys, "fuse", here / "generator", here / "distmult", here / "lbmkgc", "--out", run,
                "--folds", "2", "--ranks", "certified")
+    if kind == "scorers":
+        answer(capsys, "fuse", here / "lbmkgc", here / "distmult", "--out", run, "--folds", "2")
     words = ["--head", "thing apple", "--relation", "kind", "-k", "5", "--explain"]
     expected = answer(capsys, "predict", run, *words)
     assert main(["export", str(run), str(exported)]) == 0
@@ -588,7 +643,7 @@ def test_what_is_exported_answers_alone(
     assert not list(again.rglob("checkpoints"))
     card = ModelCard.load(again / "README.md")
     assert {entry.metric_type for entry in card.data.eval_results} >= {"mrr", "hits@10"}
-    assert "t5" in card.data.tags or kind == "lbmkgc"
+    assert ("t5" in card.data.tags) == (kind == "fusion")
     if kind == "fusion":
         result = json.loads((again / "results" / "test-certified.json").read_text())
         given = {(entry.dataset_split, entry.metric_type): entry.metric_value
@@ -599,6 +654,10 @@ def test_what_is_exported_answers_alone(
         assert "The parts (generator, DistMult, LBMKGC) were trained apart" in card.text
         assert sorted(path.name for path in (again / "parts").iterdir()) == [
             "generator", "scorer-1", "scorer-2"]
+    elif kind == "scorers":
+        assert "Embedding scorers answer together" in card.text
+        assert "`parts/scorer-1/dataset` holds its tables" in card.text
+        assert (again / "parts" / "scorer-1" / "dataset" / "train.tsv").is_file()
     else:
         assert "It scores every entity at once." in card.text
 

@@ -91,6 +91,26 @@ def test_what_is_never_asked_gets_the_common_weights_and_shrinkage_draws_to_them
     assert (strong.mean(1) < found.amax(1)).all()
 
 
+def test_hopeless_answers_do_not_decide_where_there_is_a_floor() -> None:
+    names, scores, gold, asked = problem(4, queries=4_000)
+    everything = all_of(names, scores, gold, asked)
+    weights = torch.rand(2, 3, dtype=torch.float64)
+    torch.testing.assert_close(everything.log_likelihood(weights, 0.3),
+                               (everything.log_likelihood(weights).exp() + 0.3).log())
+    # Of a tenth of the answers the scorer is sure that they are wrong, and names say nothing.
+    lost = torch.arange(4_000) % 10 == 0
+    names[lost], scores[0, lost] = torch.zeros(12).double().log_softmax(0), 0.0
+    scores[0, lost, gold[lost]] = -10
+    right, plain, bounded = (weight / own for own, weight in (
+        fit_weights(everything[~lost], 3), fit_weights(everything, 3),
+        fit_weights(everything, 3, floor=0.1)))
+    assert (plain < 0.6 * right).all()
+    torch.testing.assert_close(bounded, right, atol=0.05, rtol=0)
+    folds = torch.arange(4_000) % 3
+    assert choose_shrinkage(everything, 3, folds, [1.0], 0.01)[1.0] > choose_shrinkage(
+        everything, 3, folds, [1.0])[1.0]
+
+
 def test_a_scorer_that_knows_nothing_gets_no_weight() -> None:
     names, scores, _, asked = problem(2, queries=20_000)
     gold = torch.multinomial(names.softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]

@@ -1,4 +1,4 @@
-"""``kgc fuse``: a generator and scorers as one run."""
+"""``kgc fuse``: a generator and scorers, or scorers alone, as one run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from caption_cache.command_line import Answer, Parser
 def add_fuse(parser: Parser) -> None:
     """Add ``kgc fuse``."""
     fuse = parser.add_command("fuse", _fuse, (
-        "make one run of a generator and scorers, weighted on valid, and evaluate it"))
-    fuse.add_argument("run", type=Path, help="the folder of the generator's run")
+        "make one run of a generator and scorers, or of scorers alone, weighted on valid, and "
+        "evaluate it"))
+    fuse.add_argument("run", type=Path, help="the folder of a generator's run, or of a scorer's")
     fuse.add_argument("scorers", type=Path, nargs="+", metavar="scorer",
                       help="the folder of a scorer's run")
     fuse.add_argument("--out", type=Path, required=True, metavar="RUN",
@@ -24,6 +25,9 @@ def add_fuse(parser: Parser) -> None:
         "fused: how strongly relations' weights are drawn to a common one; by default chosen by "
         "cross-validation within valid"))
     fuse.add_argument("--folds", type=int, default=5, help="fused: of the cross-validation")
+    fuse.add_argument("--floor", type=float, default=0.0, metavar="P", help=(
+        "fused: the fit counts no answer as less probable than about P, so that a few hopeless "
+        "ones do not decide; 0: maximum likelihood"))
     fuse.add_argument("--candidates", type=int, default=32, metavar="N", help=(
         "fused: in a large catalogue, weights are fitted to each part's N best answers and as many "
         "others"))
@@ -39,6 +43,6 @@ def add_fuse(parser: Parser) -> None:
 def _fuse(options: Namespace) -> Answer:
     from kgc_seq2seq.fuse import FuseConfig, fuse_runs
 
-    return fuse_runs(options.run, options.scorers, options.out, FuseConfig(
-        options.method, options.shrinkage, options.folds, options.candidates, options.depth,
-        options.ranks, options.budget))
+    return fuse_runs([options.run, *options.scorers], options.out, FuseConfig(
+        options.method, options.shrinkage, options.folds, options.floor, options.candidates,
+        options.depth, options.ranks, options.budget))

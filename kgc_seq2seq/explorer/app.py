@@ -31,12 +31,13 @@ SHOWN = 10
 WAITING = 32
 """More requests than these do not wait: they are refused."""
 _MODEL = "model"  # what runs the model runs alone; looking names up need not wait for it
-_KINDS = {
-    "generator": "A model reads the question and what the graph and the images say of it, and "
-                 "writes the name of the answer.",
-    "scorer": "A model scores every entity from vectors.",
-    "fusion": "A model that writes the name of the answer, and others that score every entity, "
-              "answer together."}
+_WHAT = {
+    (True, False): "A model reads the question and what the graph and the images say of it, and "
+                   "writes the name of the answer.",
+    (False, True): "Every entity is scored from vectors.",
+    (True, True): "A model that writes the name of the answer, and others that score every entity, "
+                  "answer together."}
+"""By whether a generator answers, and whether scorers do."""
 _SUGGEST = """() => document.addEventListener("focusin", event => {
     if (event.target.closest("#entity")) event.target.setAttribute("list", "entity-names");
 })"""
@@ -63,7 +64,7 @@ def build(explorer: Explorer) -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Ask"):
                 _ask_tab(explorer, page)
-            if explorer.kind != "scorer":
+            if explorer.completer.writes:
                 with gr.Tab("Something new"):
                     _new_tab(explorer)
             with gr.Tab("Many"):
@@ -90,7 +91,7 @@ def _ask_tab(explorer: Explorer, page: gr.Blocks) -> None:
         another = gr.Button("Try a test question", min_width=120)
         k = gr.Slider(1, MAX_ANSWERS, value=SHOWN, step=1, label="Answers", min_width=220)
     answers = gr.HTML(js_on_load=_TELL_CLICKS)
-    reasons = gr.HTML(elem_id="reasons", visible=explorer.kind != "scorer")
+    reasons = gr.HTML(elem_id="reasons", visible=explorer.completer.writes)
     names = gr.HTML(_options(explorer.entities("")), visible="hidden")
 
     def suggest(text: str) -> str:
@@ -270,11 +271,11 @@ def _answers(explorer: Explorer, asked: Asked) -> str:
     place = explorer.completer.resolve_entity(asked.query.name)
     return answers_html(asked, explorer.graph.entity_ids[place],
                         explorer.graph.entity_descriptions[place], explorer.pictures,
-                        why=explorer.kind != "scorer")
+                        why=explorer.completer.writes)
 
 
 def _reasons(explorer: Explorer, query: Query, answer: str) -> str:
-    return "" if explorer.kind == "scorer" else reasons_html(explorer.reasons(query, answer))
+    return reasons_html(explorer.reasons(query, answer)) if explorer.completer.writes else ""
 
 
 def _options(names: Sequence[str]) -> str:
@@ -283,10 +284,11 @@ def _options(names: Sequence[str]) -> str:
 
 
 def _welcome(explorer: Explorer) -> str:
-    graph = explorer.graph
+    graph, completer = explorer.graph, explorer.completer
+    what = _WHAT[completer.writes, bool(completer.system.voices)]
     return f"""<section class="kgc"><h1>Ask {escape(graph.name)}</h1>
 <p class="lead">Give one end of a fact and its relation; what stands at the other end?
-{_KINDS[explorer.kind]} All {graph.num_entities:,} entities are candidates; their probabilities add
+{what} All {graph.num_entities:,} entities are candidates; their probabilities add
 up to 100%.</p></section>"""
 
 

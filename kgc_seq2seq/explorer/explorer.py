@@ -18,7 +18,7 @@ from kgc_seq2seq.explorer.pictures import Pictures
 from kgc_seq2seq.leave_one_out import Effect, leave_one_out
 from kgc_seq2seq.newcomers import Newcomer
 from kgc_seq2seq.queries import answers_data, parse_queries
-from kgc_seq2seq.runs import Kind, open_run
+from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.text.verbalizer import Part
 
 MAX_TEXT = 200
@@ -69,7 +69,6 @@ class Explorer:
             InputError: As `open_run`, or its images cannot be listed.
         """
         opened = open_run(run)
-        self.kind: Kind = opened.kind
         self.completer = Completer(opened)
         self.graph = self.completer.graph
         self.pictures = Pictures(opened.dataset, opened.captions)
@@ -162,7 +161,7 @@ class Explorer:
         data = answers_data(asked.query, asked.answers)
         if explain:
             data |= asked.parts.data
-            if self.kind != "scorer":
+            if self.completer.writes:
                 reasons = self.reasons(asked.query, asked.answers[0].name)
                 data["context"] = [asdict(effect) for effect in reasons.effects]
         return data

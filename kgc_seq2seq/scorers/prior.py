@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -104,6 +105,14 @@ def prior(voices: Sequence[Voice], weights: Tensor, heads: Tensor, relations: Te
     return torch.stack(parts).sum(0)
 
 
+def terms(
+    voices: Sequence[Voice], weights: Tensor, heads: Tensor, relations: Tensor, entities: Tensor
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The summands of `prior` for some entities, int64 [Q, k]: for each scorer's label [Q, k]."""
+    return {voice.label: prior([voice], weight[None], heads, relations).gather(1, entities)
+            .double().cpu().numpy() for voice, weight in zip(voices, weights, strict=True)}
+
+
 _RIDGE = 0.01
 
 
@@ -128,18 +137,26 @@ class Candidates:
         return Candidates(self.names[chosen], self.scores[:, chosen], self.gold[chosen],
                           self.relations[chosen], self.offsets[chosen])
 
-    def log_likelihood(self, weights: Tensor) -> Tensor:
-        """Of each answer, [Q], where parts count ``weights``, [1 + S, 2R], the generator first."""
+    def log_likelihood(self, weights: Tensor, floor: float = 0.0) -> Tensor:
+        """``log(p + floor)`` of each answer, [Q].
+
+        Args:
+            weights: What each part counts, [1 + S, 2R], the generator first.
+            floor: 0 or more.
+        """
         of_names, *of_scores = weights[:, self.relations, None]
         none = self.names.isneginf()  # times a weight, they would have no gradient
         fused: Tensor = of_names * self.names.masked_fill(none, 0)
         for weight, scores in zip(of_scores, self.scores, strict=True):
             fused = fused + weight * scores
         fused = fused.masked_fill(none, -torch.inf)
-        return fused.gather(1, self.gold[:, None])[:, 0] - (fused + self.offsets).logsumexp(1)
+        found = fused.gather(1, self.gold[:, None])[:, 0] - (fused + self.offsets).logsumexp(1)
+        return torch.logaddexp(found, found.new_tensor(floor).log()) if floor else found
 
 
-def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor:
+def fit_weights(
+    known: Candidates, count: int, shrinkage: float = 1.0, floor: float = 0.0
+) -> Tensor:
     """The weights under which the answers of valid are most likely.
 
     Maximises ``Σ_q log softmax(w_0r · log p + Σ_s w_sr · log softmax(scorer_s))(gold_q)`` over
@@ -152,6 +169,8 @@ def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor
         known: Questions with their answers.
         count: 2R.
         shrinkage: How strongly a relation's weights are drawn to those of all.
+        floor: ε, where ``log(p + ε)`` stands for the logarithm of an answer's probability:
+            answers that no weights make probable do not count then.
 
     Returns:
         w, float32 [1 + S, count]; the generator's, which come first, are positive.
@@ -167,8 +186,6 @@ def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor
                          "weigh against that.")
     common, apart = (torch.zeros(parts, width, dtype=torch.float64, device=known.names.device,
                                  requires_grad=True) for width in (1, count))
-    optimizer = torch.optim.LBFGS([common, apart], max_iter=200, tolerance_grad=1e-7,
-                                  tolerance_change=1e-10, line_search_fn="strong_wolfe")
     # What few questions leave open is settled: the generator's is drawn to 1, the others' to 0.
     ridge = torch.full((parts, 1), _RIDGE, device=known.names.device)
     ridge[0] = 1
@@ -177,19 +194,24 @@ def fit_weights(known: Candidates, count: int, shrinkage: float = 1.0) -> Tensor
         generator, scorers = (common + apart).tensor_split([1])
         return torch.cat([generator.exp(), scorers])
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        drawn = shrinkage * apart.square().sum() + (ridge * common.square()).sum()
-        total: Tensor = drawn / questions - known.log_likelihood(weights()).mean()
-        total.backward()
-        return total
+    # Under a floor most answers hardly count at first: the most likely weights are a start.
+    for bound in [0.0, floor] if floor else [0.0]:
+        optimizer = torch.optim.LBFGS([common, apart], max_iter=200, tolerance_grad=1e-7,
+                                      tolerance_change=1e-10, line_search_fn="strong_wolfe")
 
-    optimizer.step(closure)
+        def closure(optimizer: torch.optim.Optimizer = optimizer, bound: float = bound) -> Tensor:
+            optimizer.zero_grad()
+            drawn = shrinkage * apart.square().sum() + (ridge * common.square()).sum()
+            total: Tensor = drawn / questions - known.log_likelihood(weights(), bound).mean()
+            total.backward()
+            return total
+
+        optimizer.step(closure)
     return weights().detach().float()
 
 
 def choose_shrinkage(
-    known: Candidates, count: int, folds: Tensor, grid: Sequence[float]
+    known: Candidates, count: int, folds: Tensor, grid: Sequence[float], floor: float = 0.0
 ) -> dict[float, float]:
     """Cross-validate shrinkages.
 
@@ -199,6 +221,7 @@ def choose_shrinkage(
         folds: The fold of each question, int64 [Q]; it is answered with weights that were fitted
             to the others.
         grid: The shrinkages to try.
+        floor: As in `fit_weights`.
 
     Returns:
         The mean log-likelihood of the held-out answers under each; the largest is the best.
@@ -207,7 +230,7 @@ def choose_shrinkage(
     for shrinkage in tracked(grid, "cross-validation"):
         held_out = []
         for fold in folds.unique():
-            fitted = fit_weights(known[folds != fold], count, shrinkage)
-            held_out.append(known[folds == fold].log_likelihood(fitted))
+            fitted = fit_weights(known[folds != fold], count, shrinkage, floor)
+            held_out.append(known[folds == fold].log_likelihood(fitted, floor))
         found[shrinkage] = float(torch.cat(held_out).mean())
     return found

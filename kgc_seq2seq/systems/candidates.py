@@ -13,18 +13,21 @@ from kgc_seq2seq.decoding.best_first import top_k
 from kgc_seq2seq.decoding.nodes import Allowed
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Candidates, Voice
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import Longs, as_tensors
 
 
 def gather(
-    generator: Generator, voices: Sequence[Voice], triples: Ints, best: int | None = None
+    graph: KnowledgeGraph, generator: Generator | None, voices: Sequence[Voice], triples: Ints,
+    best: int | None = None,
 ) -> Candidates:
     """Both questions of triples, with the exact log-probabilities of their candidates.
 
     Args:
-        generator: Gives the names' probabilities.
+        graph: Of the triples.
+        generator: Gives the names' probabilities; without one, all names are equally probable.
         voices: S scorers.
         triples: int32 [n, 3].
         best: The candidates are the answer, each part's so many best, and as many drawn from all
@@ -35,11 +38,11 @@ def gather(
     Returns:
         Of 2n questions: of all tail queries in the order of ``triples``, then of all head queries.
     """
-    questions = generator.graph.queries(triples)
+    questions = graph.queries(triples)
     order = np.lexsort(questions.T[::-1])  # equal queries side by side, scorers' relations together
     lots = torch.Generator().manual_seed(0)
-    parts = [_gather(generator, voices, questions[order[start : start + QUERIES_AT_ONCE]], best,
-                     lots)
+    parts = [_gather(graph, generator, voices, questions[order[start : start + QUERIES_AT_ONCE]],
+                     best, lots)
              for start in tracked(range(0, len(order), QUERIES_AT_ONCE),
                                   f"scoring candidates, {QUERIES_AT_ONCE} queries at once")]
     width = max(part.names.shape[1] for part in parts)
@@ -52,13 +55,13 @@ def gather(
 
 
 def _gather(
-    generator: Generator, voices: Sequence[Voice], questions: Ints, best: int | None,
-    lots: torch.Generator,
+    graph: KnowledgeGraph, generator: Generator | None, voices: Sequence[Voice], questions: Ints,
+    best: int | None, lots: torch.Generator,
 ) -> Candidates:
-    search, graph, device = generator.search, generator.graph, generator.device
+    device = voices[0].places.device
     queries, gold = questions[:, :2], torch.from_numpy(questions[:, 2].astype(np.int64)).to(device)
     heads, relations = as_tensors(queries, device)
-    encoded = encode_queries(search, generator.verbalizer, queries)
+    writer = None if generator is None else _Writer(generator, queries)
     tables = torch.stack([voice.log_softmax(heads, relations) for voice in voices])
     owner, known = (torch.from_numpy(column.astype(np.int64)).to(device) for column in
                     graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1])))
@@ -70,21 +73,17 @@ def _gather(
         count = min(best, int(may.sum(1).min()))
         chosen = torch.zeros_like(may)
         if count:
-            allowed = Allowed.without(search.nodes, owner, known)
-            chosen.scatter_(1, top_k(search, encoded, count, allowed=allowed).entities, True)
+            if writer:
+                chosen.scatter_(1, writer.best(count, owner, known), True)
             for table in tables:
                 chosen.scatter_(1, table.masked_fill(~may, -torch.inf).topk(count, 1).indices, True)
         chosen &= may
-        drawn = stand_ins(may & ~chosen, tables, best * (1 + len(voices)), lots)
+        drawn = stand_ins(may & ~chosen, tables, best * (len(voices) + (writer is not None)), lots)
         may = chosen | (drawn > 0)
         stands_for = torch.where(drawn > 0, drawn, 1.0)
     may[rows, gold] = True
     owner, entity = may.nonzero().unbind(1)
-    found = search.sweep(encoded, torch.full((len(gold),), -torch.inf, device=device),
-                         allowed=Allowed.only(search.nodes, owner, entity))
-    names = torch.full(may.shape, -torch.inf, device=device)
-    names[_longs(found.queries, device), _longs(found.entities, device)] = torch.from_numpy(
-        found.scores).to(device)
+    names = writer.log_probabilities(owner, entity) if writer else torch.zeros_like(tables[0])
     # A row a question, its candidates in its first columns.
     column = (may.cumsum(1) - 1)[owner, entity]
     width = int(may.sum(1).max())
@@ -95,6 +94,31 @@ def _gather(
     offsets = torch.zeros_like(packed)
     offsets[owner, column] = stands_for[owner, entity].log()
     return Candidates(packed, scores, (may.cumsum(1) - 1)[rows, gold], relations, offsets)
+
+
+class _Writer:
+    """A generator, asked some queries."""
+
+    def __init__(self, generator: Generator, queries: Ints) -> None:
+        self.search = generator.search
+        self.encoded = encode_queries(self.search, generator.verbalizer, queries)
+        self.shape = len(queries), generator.graph.num_entities
+
+    def best(self, count: int, owner: Tensor, known: Tensor) -> Tensor:
+        """The best entities, [Q, count], but for those of the pairs (query, entity)."""
+        allowed = Allowed.without(self.search.nodes, owner, known)
+        return top_k(self.search, self.encoded, count, allowed=allowed).entities
+
+    def log_probabilities(self, owner: Tensor, entity: Tensor) -> Tensor:
+        """Of the pairs (query, entity), in a table [Q, N]; -inf elsewhere."""
+        device = owner.device
+        found = self.search.sweep(
+            self.encoded, torch.full(self.shape[:1], -torch.inf, device=device),
+            allowed=Allowed.only(self.search.nodes, owner, entity))
+        names = torch.full(self.shape, -torch.inf, device=device)
+        names[_longs(found.queries, device), _longs(found.entities, device)] = torch.from_numpy(
+            found.scores).to(device)
+        return names
 
 
 def stand_ins(

@@ -13,7 +13,7 @@ from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.evaluation.ranking import Ranker, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
-from kgc_seq2seq.scorers.prior import prior
+from kgc_seq2seq.scorers.prior import prior, terms
 from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
 
@@ -53,10 +53,8 @@ class Fused(Combined):
         """The terms of the sum."""
         heads, relations = as_tensors(queries, self.generator.device)
         chosen = torch.from_numpy(entities).to(heads.device)
-        return self.generator.contributions(queries, entities) | {
-            voice.label: prior([voice], weight[None], heads, relations).gather(1, chosen)
-            .double().cpu().numpy()
-            for voice, weight in zip(self.voices, self.weights, strict=True)}
+        return self.generator.contributions(queries, entities) | terms(
+            self.voices, self.weights, heads, relations, chosen)
 
     def prior(self, queries: Ints) -> Prior:
         """What the scorers add, as the search takes it."""
