@@ -197,14 +197,15 @@ def _voice(path: Path, label: str, graph: KnowledgeGraph) -> Voice:
         numbers = np.array([place.get(key, -1) for key in theirs.entity_ids], np.int64)
         if tuple(theirs.relation_ids) != tuple(graph.relation_ids) or (numbers < 0).any():
             raise InputError(f"The scorer in {path} was trained on {theirs.name}, which is another "
-                             f"graph than the generator's, {graph.name}; train it on this one.")
+                             f"graph than that of the first run, {graph.name}; train it on this "
+                             "one.")
         train = theirs.train.copy()
         train[:, [0, 2]] = numbers[train[:, [0, 2]]]
         asked = np.concatenate([graph.valid, graph.test])
         leaks = int(_contained(train, asked, graph).sum())
         if leaks:
             raise InputError(f"The scorer in {path} was trained on {leaks} facts of valid or test "
-                             f"of {graph.name}; train it on the splits of the generator.")
+                             f"of {graph.name}; train it on the splits of the first run.")
     voice = Voice.of(label, system.voice.scorer, graph)
     return replace(voice, places=voice.places.to(system.device))
 
@@ -253,6 +254,7 @@ def _fit(
         {"cross_validation_folds_of_valid": config.folds,
          "held_out_log_likelihood": {str(key): round(value, 5) for key, value in tried.items()}},
         "weights": {label: _by_relation(graph, row.tolist())
+                    # Without a generator, the row of one that says nothing comes first.
                     for label, row in zip(labels, weights[-len(labels):], strict=True)}}
 
 

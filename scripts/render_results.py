@@ -50,6 +50,7 @@ SYSTEMS = {
     "KGT5": ("nations-kgt5", "KGT5"),
     "KGT5-context": ("nations-kgt5-context", "KGT5-context"),
     "MMKG-T5": ("nations-mmkg-t5", "MMKG-T5, captions"),
+    "MMKG-T5 without captions": ("nations-mmkg-t5-names-only", "MMKG-T5, names only"),
 }
 """What each system is called in `RESULTS` on nations, and on the subset of MKG-W, where scorers
 read texts and no images."""
@@ -143,9 +144,10 @@ def plot(name: str) -> None:
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
     best: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for system, row in document["rows"].items():
-        if is_wide(row) or system.startswith(RIVALS):
-            continue
         kind = KINDS[row["kind"]]
+        of_all = kind != "fusion" or row["protocol"]["parts"][0]["label"] == "generator"
+        if is_wide(row) or system.startswith(RIVALS) or not of_all:
+            continue
         if kind not in best or _mean(row["both"], "mrr") > _mean(best[kind][1]["both"], "mrr"):
             best[kind] = system, row
     if set(best) == set(KINDS.values()):

@@ -65,6 +65,6 @@ def refuse_ranker(ranker: Ranker | None) -> None:
         InputError: Something other than exact ranks is asked for.
     """
     if ranker is not None:
-        raise InputError("Only the search of a generator or of a fusion by --method fused gives "
-                         "certified ranks, and only a generator sampled ones; ask for --ranks "
-                         "exact.")
+        raise InputError("Only the search of a generator, or of its fusion by --method fused, "
+                         "gives certified ranks, and only a generator sampled ones; ask for "
+                         "--ranks exact.")
