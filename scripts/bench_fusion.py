@@ -256,7 +256,7 @@ class Bench:
             system = _blinded(system, run, folder, dropped)
         elif isinstance(system, Combined):
             system = replace(system, generator=_blinded(
-                system.generator, run, folder / read_fusion(folder).generator.run, dropped))
+                system.generator, run, folder / read_fusion(folder).parts[0].run, dropped))
         for voice in system.voices:
             _blind_scorer(voice.scorer, dropped)
         ranks = system.rank(graph.test, self.accelerator)
