@@ -15,20 +15,17 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from reproduce import is_wide, least_mrr, percent, row_figures
+from reproduce import is_wide, least_mrr, percent, row_figures, run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
-KINDS = {"train": "generator", "train_scorer": "scorer", "fusion": "fusion"}
 MARKERS = "os^"
-RIVALS = ("KGT5", "MMKG-T5")
-"""Generators that no fusion is made of."""
 SHOWN = 12
 SUBSET = "MKG-W-subset"
 SYSTEMS = {
@@ -140,20 +137,24 @@ def _figures(found: Mapping[str, Any] | None, columns: Sequence[str]) -> list[st
 
 
 def plot(name: str) -> None:
-    """Draw where each kind of system is good, and what the fusion weighs."""
+    """Draw where the best fusion with a generator and its parts are good, and what it weighs."""
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
-    best: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for system, row in document["rows"].items():
-        kind = KINDS[row["kind"]]
-        of_all = kind != "fusion" or row["protocol"]["parts"][0]["label"] == "generator"
-        if is_wide(row) or system.startswith(RIVALS) or not of_all:
-            continue
-        if kind not in best or _mean(row["both"], "mrr") > _mean(best[kind][1]["both"], "mrr"):
-            best[kind] = system, row
-    if set(best) == set(KINDS.values()):
-        rows = [best[kind] for kind in ("scorer", "generator", "fusion")]
-        plot_relations(name, rows, document["relation_names"])
-        plot_degrees(name, rows)
+    rows = {system: row for system, row in document["rows"].items() if not is_wide(row)}
+
+    def best(systems: Iterable[str]) -> str:
+        return max(systems, key=lambda system: _mean(rows[system]["both"], "mrr"))
+
+    fusions = [system for system, row in rows.items() if row["kind"] == "fusion"
+               and row["protocol"]["parts"][0]["label"] == "generator"]
+    if not fusions:
+        return
+    fusion = best(fusions)
+    systems = {run_folder(Path(), system, 0).parent: system for system in rows}
+    generator, *scorers = (systems[Path("runs", Path(part["run"]).parent.name)]
+                           for part in rows[fusion]["protocol"]["parts"])
+    shown = [(system, rows[system]) for system in (best(scorers), generator, fusion)]
+    plot_relations(name, shown, document["relation_names"])
+    plot_degrees(name, shown)
 
 
 def plot_relations(
