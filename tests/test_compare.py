@@ -29,6 +29,7 @@ from kgc_seq2seq.evaluation.slices import slices
 from kgc_seq2seq.graph.describe import describe_graph
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.runs import Fusion, Part
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.text.verbalizer import InputConfig
 from kgc_seq2seq.train import run_training
@@ -136,7 +137,8 @@ def test_results_are_sliced_by_image_where_there_are_images(tiny: Path, tmp_path
     assert found["answer_image"]["with"]["head"]["count"] == 1
     fusion = tmp_path / "fusion"
     fusion.mkdir()
-    (fusion / "config.yaml").write_text("fusion: fused\ngenerator:\n  run: ../part\n")
+    Fusion("fused", Part("generator", "../part", ""), (Part("scorer", "../scorer", ""),)).save(
+        fusion / "config.yaml")
     (fusion / "training.json").write_text("{}")
     assert record(fusion, "test", graph, "test", ranks, Accelerator(cpu=True), {}
                   )["slices"] == found
