@@ -112,6 +112,19 @@ def brute_ranks(graph: KnowledgeGraph, triples: Ints, table: np.ndarray
     return better, tied
 
 
+def check_ranks(
+    system: System, graph: KnowledgeGraph, table: np.ndarray, accelerator: Accelerator,
+    *rankers: CertifiedRanks
+) -> None:
+    """Ranks on test, exact and by ``rankers``, are those of a table, [2n, N]."""
+    expected = brute_ranks(graph, graph.test, table)
+    if expected is None:
+        return
+    for ranker in (None, *rankers):
+        ranks = system.rank(graph.test, accelerator, ranker)
+        assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
+
+
 def check_answers(system: System, queries: Ints, log_p: np.ndarray) -> None:
     """The best answers and their probabilities are those of a table, [Q, N], normalised."""
     size = log_p.shape[1]
@@ -138,12 +151,7 @@ def test_the_fusion_found_by_search_is_that_of_brute_force(
     queries = questions[:, :2]
     own, said = names_of(generator, queries), opinions(voices, queries)
     table = own + (weights.double().numpy()[:, queries[:, 1], None] * said).sum(0)
-    expected = brute_ranks(graph, graph.test, table)
-    if expected is not None:
-        ranks = fused.rank(graph.test, accelerator)
-        assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
-        certain = fused.rank(graph.test, accelerator, CertifiedRanks(tolerance=0))
-        assert (certain.better.tolist(), certain.tied.tolist()) == expected
+    check_ranks(fused, graph, table, accelerator, CertifiedRanks(tolerance=0))
     check_answers(fused, queries, log_softmax(table))
     best = fused.best(queries, 4)
     shares = fused.contributions(queries, best.entities)
@@ -162,14 +170,12 @@ def test_scorers_alone_are_the_sum_of_their_terms(
     system = FusedScorers(graph, voices, weights)
     queries = graph.queries(graph.test)[:, :2]
     table = (weights.double().numpy()[:, queries[:, 1], None] * opinions(voices, queries)).sum(0)
-    expected = brute_ranks(graph, graph.test, table)
-    if expected is not None:
-        ranks = system.rank(graph.test, accelerator)
-        assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
+    check_ranks(system, graph, table, accelerator)
     check_answers(system, queries, log_softmax(table))
-    shares = system.contributions(queries, system.best(queries, 4).entities)
+    best = system.best(queries, 4)
+    shares = system.contributions(queries, best.entities)
     assert list(shares) == [voice.label for voice in voices]
-    summed, best = sum(shares.values()), system.best(queries, 4)
+    summed = sum(shares.values())
     np.testing.assert_allclose(np.diff(summed, axis=1), np.diff(best.scores, axis=1), atol=1e-4)
 
 
@@ -230,10 +236,7 @@ def test_the_ensemble_is_the_mean_of_probabilities(
     tables = np.concatenate([log_softmax(names_of(generator, queries))[None],
                              opinions(voices, queries)])
     mixed = np.log((weights.double().numpy()[:, None, None] * np.exp(tables)).sum(0))
-    expected = brute_ranks(graph, graph.test, mixed)
-    if expected is not None:
-        ranks = system.rank(graph.test, accelerator)
-        assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
+    check_ranks(system, graph, mixed, accelerator)
     check_answers(system, queries, mixed)
     best = system.best(queries, 4)
     np.testing.assert_allclose(sum(system.contributions(queries, best.entities).values()),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from caption_cache.progress import tracked
 from kgc_seq2seq.evaluation.ranking import TOLERANCE
@@ -68,27 +69,30 @@ def rank_with_scorer(
     """Exact filtered ranks, as `rank_on_processes`."""
     device = accelerator.device
 
-    def score(queries: Ints) -> Scores:
+    def score(queries: Ints) -> Tensor:
         entity, relation = as_long(queries).to(device).unbind(1)
         with torch.inference_mode():
-            found: Scores = scorer.score(entity, relation).float().cpu().numpy()
-        return found
+            return scorer.score(entity, relation)
 
     return rank_on_processes(graph, triples, score, accelerator)
 
 
 def rank_on_processes(
-    graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Scores],
+    graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Tensor],
     accelerator: Accelerator,
 ) -> Ranks:
-    """As `rank_by_scores`; every process does its share and has them all."""
+    """As `rank_by_scores`, by a tensor on any device; every process does its share and has all."""
+    def numbers(queries: Ints) -> Scores:
+        found: Scores = score(queries).float().cpu().numpy()
+        return found
+
     # By relation, since some scorers prepare their entities for one relation after another.
     order = np.lexsort([triples[:, 0], triples[:, 1]])
     mine = order[accelerator.process_index :: accelerator.num_processes]
     rows = np.concatenate([mine, mine + len(triples)])
     counts = np.zeros((2, 2 * len(triples)), np.int64)
     if len(mine):
-        ranks = rank_by_scores(graph, triples[mine], score,
+        ranks = rank_by_scores(graph, triples[mine], numbers,
                                show_progress=accelerator.is_main_process)
         counts[:, rows] = ranks.better, ranks.tied
     found = accelerator.reduce(torch.from_numpy(counts).to(accelerator.device))

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from kgc_seq2seq.evaluation.dense import Scores, rank_on_processes
+from kgc_seq2seq.evaluation.dense import rank_on_processes
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -34,12 +34,7 @@ class Ensemble(Combined):
     ) -> Ranks:
         """As `System.rank`."""
         refuse_ranker(ranker)
-
-        def score(queries: Ints) -> Scores:
-            scores: Scores = self._mixed(queries).cpu().numpy()
-            return scores
-
-        return rank_on_processes(self.graph, triples, score, accelerator)
+        return rank_on_processes(self.graph, triples, self._mixed, accelerator)
 
     def best(self, queries: Ints, k: int) -> Best:
         """As `System.best`."""

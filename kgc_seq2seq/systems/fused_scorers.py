@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from kgc_seq2seq.evaluation.dense import Scores, rank_on_processes
+from kgc_seq2seq.evaluation.dense import rank_on_processes
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -35,11 +34,7 @@ class FusedScorers:
     ) -> Ranks:
         """As `System.rank`, always exactly."""
         refuse_ranker(ranker)
-
-        def score(queries: Ints) -> Scores:
-            return self._values(queries).cpu().numpy().astype(np.float32, copy=False)
-
-        return rank_on_processes(self.graph, triples, score, accelerator)
+        return rank_on_processes(self.graph, triples, self._values, accelerator)
 
     def best(self, queries: Ints, k: int) -> Best:
         """As `System.best`."""
