@@ -275,25 +275,25 @@ def test_candidates_have_the_exact_scores_of_every_part(best: int | None) -> Non
         known = set(graph.known_answers[int(graph.query_keys(
             np.array([head]), np.array([relation]))[0])].tolist()) - {gold}
         allowed = [entity for entity in range(graph.num_entities) if entity not in known]
-        listed = torch.isfinite(found.names[row])
+        listed, written = torch.isfinite(found.offsets[row]), found.parts[row, :, 0]
         certain = listed & (found.offsets[row] == 0)
         draws = 3 * (best or 0)  # as many as the best of all three parts
-        mine = sorted(np.round(found.names[row][certain].numpy(), 3).tolist())
+        mine = sorted(np.round(written[certain].numpy(), 3).tolist())
         rivals = [entity for entity in allowed if entity != gold]
         wanted = set(allowed) if best is None else {gold}.union(*(
             sorted(rivals, key=lambda entity: -table[row][entity])[:best]
             for table in (names, *said)))
         others = sorted(set(allowed) - wanted)
         if best and len(others) > draws:  # some are drawn, and stand for all
-            drawn = found.names[row][listed & ~certain].tolist()
+            drawn = written[listed & ~certain].tolist()
             assert 0 < len(drawn) <= draws
             assert all(np.abs(names[row][others] - name).min() < 2e-3 for name in drawn)
         else:
             wanted.update(others)
         assert mine == pytest.approx(sorted(names[row][sorted(wanted)]), abs=2e-3)
         place = int(found.gold[row])
-        assert float(found.names[row, place]) == pytest.approx(names[row][gold], abs=1e-4)
-        assert found.scores[:, row, place].tolist() == pytest.approx(
+        assert float(written[place]) == pytest.approx(names[row][gold], abs=1e-4)
+        assert found.parts[row, place, 1:].tolist() == pytest.approx(
             said[:, row, gold].tolist(), abs=1e-4)
 
 

@@ -29,7 +29,10 @@ def problem(seed: int, scorers: int = 1, queries: int = 300, relations: int = 3
 
 
 def all_of(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor) -> Candidates:
-    return Candidates(names, scores, gold, asked, torch.zeros_like(names))
+    none = names.isneginf()
+    offsets = torch.zeros_like(names).masked_fill(none, -torch.inf)
+    parts = torch.cat([names.masked_fill(none, 0)[None], scores]).permute(1, 2, 0)
+    return Candidates(parts, offsets, gold, asked)
 
 
 def likelihood(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor, weights: Tensor
@@ -60,6 +63,28 @@ def test_a_candidate_may_stand_for_many() -> None:
     other = all_of(names[:, twice], scores[..., twice], gold, asked)
     weights = torch.rand(1 + len(scores), 3, dtype=torch.float64)
     torch.testing.assert_close(one.log_likelihood(weights), other.log_likelihood(weights))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.sampled_from([0.0, 0.3]))
+def test_slopes_are_those_of_the_log_likelihood(seed: int, floor: float) -> None:
+    names, scores, gold, asked = problem(seed, queries=30)
+    names[torch.arange(30), (gold + 1) % 12] = -torch.inf
+    known = all_of(names, scores, gold, asked)
+    known.offsets[torch.arange(30), (gold + 2) % 12] = np.log(5)
+    weights = torch.rand(2, 3, dtype=torch.float64)
+
+    def total(flat: Tensor) -> Tensor:
+        return known.log_likelihood(flat.view(2, 3), floor).sum()
+
+    rises, bends = known.slopes(weights, floor)
+    at = weights.flatten().requires_grad_()
+    [expected] = torch.autograd.grad(total(at), at)
+    torch.testing.assert_close(rises.T.flatten(), expected)
+    if not floor:
+        hessian = -torch.autograd.functional.hessian(total, at).view(2, 3, 2, 3)
+        torch.testing.assert_close(torch.diag_embed(bends.permute(1, 2, 0)),
+                                   hessian.permute(0, 2, 1, 3))
 
 
 TRUE = torch.tensor([[1, 1, 1], [0.4, 0.6, 0.8]])
@@ -93,14 +118,14 @@ def test_what_is_never_asked_gets_the_common_weights_and_shrinkage_draws_to_them
 
 def test_hopeless_answers_do_not_decide_where_there_is_a_floor() -> None:
     names, scores, gold, asked = problem(4, queries=4_000)
-    everything = all_of(names, scores, gold, asked)
-    weights = torch.rand(2, 3, dtype=torch.float64)
-    torch.testing.assert_close(everything.log_likelihood(weights, 0.3),
-                               (everything.log_likelihood(weights).exp() + 0.3).log())
+    known, weights = all_of(names, scores, gold, asked), torch.rand(2, 3, dtype=torch.float64)
+    torch.testing.assert_close(known.log_likelihood(weights, 0.3),
+                               (known.log_likelihood(weights).exp() + 0.3).log())
     # Of a tenth of the answers the scorer is sure that they are wrong, and names say nothing.
     lost = torch.arange(4_000) % 10 == 0
     names[lost], scores[0, lost] = torch.zeros(12).double().log_softmax(0), 0.0
     scores[0, lost, gold[lost]] = -10
+    everything = all_of(names, scores, gold, asked)
     right, plain, bounded = (weight / own for own, weight in (
         fit_weights(everything[~lost], 3), fit_weights(everything, 3),
         fit_weights(everything, 3, floor=0.1)))

@@ -114,50 +114,74 @@ def terms(
 
 
 _RIDGE = 0.01
+_NEWTON_STEPS = 100
+_CLOSE = 1e-6  # in nats, summed over all questions
+_JITTER = 1e-9  # a relation that nobody asks for, without shrinkage, would leave a row of zeros
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Q questions with their answers, and what every part says of their candidates."""
 
-    names: Tensor
-    """Log-probabilities of names, float32 [Q, C]; -inf for what is no candidate, such as known
-    answers other than the gold."""
-    scores: Tensor
-    """Log-probabilities by S scorers, float32 [S, Q, C], finite."""
+    parts: Tensor
+    """Log-probabilities by the generator and S scorers, float64 [Q, C, 1 + S], finite."""
+    offsets: Tensor
+    """The logarithm of how many entities each candidate stands for, float64 [Q, C]: 0, or more
+    where it was drawn from many; -inf for what is no candidate, such as known answers other than
+    the gold."""
     gold: Tensor
     """The place of each answer among its candidates, int64 [Q]."""
     relations: Tensor
     """int64 [Q] in ``0 … 2R - 1``."""
-    offsets: Tensor
-    """The logarithm of how many entities each candidate stands for, float32 [Q, C]: 0, or more
-    where it was drawn from many."""
 
     def __getitem__(self, chosen: Tensor) -> Candidates:
-        return Candidates(self.names[chosen], self.scores[:, chosen], self.gold[chosen],
-                          self.relations[chosen], self.offsets[chosen])
+        return Candidates(self.parts[chosen], self.offsets[chosen], self.gold[chosen],
+                          self.relations[chosen])
 
     def log_likelihood(self, weights: Tensor, floor: float = 0.0) -> Tensor:
-        """``log(p + floor)`` of each answer, [Q].
+        """``log(p + floor)`` of each answer, float64 [Q].
 
         Args:
             weights: What each part counts, [1 + S, 2R], the generator first.
             floor: 0 or more.
         """
-        of_names, *of_scores = weights[:, self.relations, None]
-        none = self.names.isneginf()  # times a weight, they would have no gradient
-        fused: Tensor = of_names * self.names.masked_fill(none, 0)
-        for weight, scores in zip(of_scores, self.scores, strict=True):
-            fused = fused + weight * scores
-        fused = fused.masked_fill(none, -torch.inf)
-        found = fused.gather(1, self.gold[:, None])[:, 0] - (fused + self.offsets).logsumexp(1)
+        found = self._log_softmax(weights).gather(1, self.gold[:, None])[:, 0]
         return torch.logaddexp(found, found.new_tensor(floor).log()) if floor else found
+
+    def slopes(self, weights: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+        """How the log-likelihood of each relation's answers rises and bends with its weights.
+
+        Args:
+            weights: As above.
+            floor: As above.
+
+        Returns:
+            The gradient, float64 [2R, 1 + S], and less the Hessian, [2R, 1 + S, 1 + S]; with a
+            floor, of the latter only the part that is positive semi-definite.
+        """
+        log_p = self._log_softmax(weights)
+        answered = log_p.gather(1, self.gold[:, None])[:, 0].exp()
+        counts = answered / (answered + floor)
+        weighted = self.parts * log_p.exp()[..., None]
+        mean = weighted.sum(1)
+        spread = weighted.mT @ self.parts - mean[:, :, None] * mean[:, None]
+        rows = torch.arange(len(self.gold), device=self.gold.device)
+        rises = self.parts[rows, self.gold] - mean
+        gradient = mean.new_zeros(weights.T.shape)
+        bends = mean.new_zeros(*weights.T.shape, len(weights))
+        return (gradient.index_add_(0, self.relations, counts[:, None] * rises),
+                bends.index_add_(0, self.relations, counts[:, None, None] * spread))
+
+    def _log_softmax(self, weights: Tensor) -> Tensor:
+        """Log-probabilities of the candidates, each with all that it stands for, [Q, C]."""
+        asked = weights.double().T[self.relations]
+        return ((self.parts @ asked[..., None])[..., 0] + self.offsets).log_softmax(1)
 
 
 def fit_weights(
     known: Candidates, count: int, shrinkage: float = 1.0, floor: float = 0.0
 ) -> Tensor:
-    """The weights under which the answers of valid are most likely.
+    """The weights under which the answers of valid are most likely, by Newton's method.
 
     Maximises ``Σ_q log softmax(w_0r · log p + Σ_s w_sr · log softmax(scorer_s))(gold_q)`` over
     ``w_sr = w_s + v_sr``, and over ``log w_0r`` alike, less ``shrinkage · Σ v²``: relations with
@@ -180,34 +204,61 @@ def fit_weights(
     """
     if shrinkage < 0:
         raise InputError(f"The shrinkage is {shrinkage}; give 0 or more.")
-    questions, parts = len(known.gold), 1 + len(known.scores)
-    if not torch.isfinite(known.names.gather(1, known.gold[:, None])).all():
+    if not torch.isfinite(known.offsets.gather(1, known.gold[:, None])).all():
         raise InputError("An answer of valid has probability 0 under the generator; fusion cannot "
                          "weigh against that.")
-    common, apart = (torch.zeros(parts, width, dtype=torch.float64, device=known.names.device,
-                                 requires_grad=True) for width in (1, count))
+    parts = known.parts.shape[2]
+    # Common to all relations, and each one's own; of the generator, logarithms.
+    place = known.parts.new_zeros(1 + count, parts)
     # What few questions leave open is settled: the generator's is drawn to 1, the others' to 0.
-    ridge = torch.full((parts, 1), _RIDGE, device=known.names.device)
-    ridge[0] = 1
+    drawn = torch.full_like(place, shrinkage)
+    drawn[0] = _RIDGE
+    drawn[0, 0] = 1
 
-    def weights() -> Tensor:
-        generator, scorers = (common + apart).tensor_split([1])
+    def weights(place: Tensor) -> Tensor:
+        generator, scorers = (place[0] + place[1:]).T.tensor_split([1])
         return torch.cat([generator.exp(), scorers])
+
+    def value(place: Tensor, bound: float) -> float:
+        likely = known.log_likelihood(weights(place), bound).sum()
+        return float(likely - (drawn * place.square()).sum())
 
     # Under a floor most answers hardly count at first: the most likely weights are a start.
     for bound in [0.0, floor] if floor else [0.0]:
-        optimizer = torch.optim.LBFGS([common, apart], max_iter=200, tolerance_grad=1e-7,
-                                      tolerance_change=1e-10, line_search_fn="strong_wolfe")
+        reached = value(place, bound)
+        for _ in range(_NEWTON_STEPS):
+            step, gain = _newton(known, weights(place), place, drawn, bound)
+            size = 1.0
+            while (ahead := value(place + size * step, bound)) < reached + size * gain / 10:
+                size /= 2
+                if size * gain < _CLOSE:
+                    break
+            else:
+                place, reached = place + size * step, ahead
+            if size * gain < _CLOSE:
+                break
+    return weights(place).float()
 
-        def closure(optimizer: torch.optim.Optimizer = optimizer, bound: float = bound) -> Tensor:
-            optimizer.zero_grad()
-            drawn = shrinkage * apart.square().sum() + (ridge * common.square()).sum()
-            total: Tensor = drawn / questions - known.log_likelihood(weights(), bound).mean()
-            total.backward()
-            return total
 
-        optimizer.step(closure)
-    return weights().detach().float()
+def _newton(
+    known: Candidates, weights: Tensor, place: Tensor, drawn: Tensor, floor: float
+) -> tuple[Tensor, float]:
+    """A step from ``place``, [1 + 2R, 1 + S], and what it would gain at its first rate.
+
+    The Hessian has the shape of an arrow: relations meet only in what is common to them.
+    """
+    rises, bends = known.slopes(weights, floor)
+    chain = torch.ones_like(rises)  # of the generator's logarithm
+    chain[:, 0] = weights[0]
+    rises, bends = rises * chain, bends * chain[:, :, None] * chain[:, None]
+    rises = torch.cat([rises.sum(0, keepdim=True), rises]) - 2 * drawn * place
+    own = bends + torch.diag_embed(2 * drawn[1:] + _JITTER)
+    solved = torch.linalg.solve(own, torch.cat([bends, rises[1:, :, None]], 2))
+    both = bends @ solved
+    middle = bends.sum(0) + torch.diag(2 * drawn[0]) - both[:, :, :-1].sum(0)
+    common = torch.linalg.solve(middle, rises[0] - both[:, :, -1].sum(0))
+    step = torch.cat([common[None], solved[:, :, -1] - solved[:, :, :-1] @ common])
+    return step, float((rises * step).sum())
 
 
 def choose_shrinkage(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from caption_cache.progress import tracked
 from kgc_seq2seq.decoding.best_first import top_k
@@ -45,12 +46,13 @@ def gather(
                      best, lots)
              for start in tracked(range(0, len(order), QUERIES_AT_ONCE),
                                   f"scoring candidates, {QUERIES_AT_ONCE} queries at once")]
-    width = max(part.names.shape[1] for part in parts)
+    width = max(part.offsets.shape[1] for part in parts)
     whole = Candidates(
-        torch.cat([_widen(part.names, width, -torch.inf) for part in parts]),
-        torch.cat([_widen(part.scores, width, 0.0) for part in parts], 1),
-        torch.cat([part.gold for part in parts]), torch.cat([part.relations for part in parts]),
-        torch.cat([_widen(part.offsets, width, 0.0) for part in parts]))
+        torch.cat([functional.pad(part.parts, (0, 0, 0, width - part.parts.shape[1]))
+                   for part in parts]),
+        torch.cat([functional.pad(part.offsets, (0, width - part.offsets.shape[1]),
+                                  value=-torch.inf) for part in parts]),
+        torch.cat([part.gold for part in parts]), torch.cat([part.relations for part in parts]))
     return whole[torch.from_numpy(np.argsort(order)).to(whole.gold.device)]
 
 
@@ -86,14 +88,15 @@ def _gather(
     names = writer.log_probabilities(owner, entity) if writer else torch.zeros_like(tables[0])
     # A row a question, its candidates in its first columns.
     column = (may.cumsum(1) - 1)[owner, entity]
-    width = int(may.sum(1).max())
-    packed = torch.full((len(gold), width), -torch.inf, device=device)
-    packed[owner, column] = names[owner, entity]
-    scores = torch.zeros(len(tables), len(gold), width, device=device)
-    scores[:, owner, column] = tables[:, owner, entity]
-    offsets = torch.zeros_like(packed)
-    offsets[owner, column] = stands_for[owner, entity].log()
-    return Candidates(packed, scores, (may.cumsum(1) - 1)[rows, gold], relations, offsets)
+    said = torch.cat([names[None], tables])[:, owner, entity].double()
+    parts = said.new_zeros(len(gold), int(may.sum(1).max()), len(said))
+    offsets = torch.full_like(parts[..., 0], -torch.inf)
+    parts[owner, column] = said.T
+    offsets[owner, column] = stands_for[owner, entity].double().log()
+    unwritten = parts[..., 0].isneginf()  # that no generator writes is no candidate
+    offsets[unwritten] = -torch.inf
+    parts[unwritten] = 0
+    return Candidates(parts, offsets, (may.cumsum(1) - 1)[rows, gold], relations)
 
 
 class _Writer:
@@ -149,10 +152,6 @@ def stand_ins(
                                                       device=chances.device))
     few = among.sum(1, keepdim=True) <= count
     return torch.where(few, 1.0, times / (count * chances)).masked_fill(~among, 0)
-
-
-def _widen(table: Tensor, width: int, fill: float) -> Tensor:
-    return torch.nn.functional.pad(table, (0, width - table.shape[-1]), value=fill)
 
 
 def _longs(numbers: Longs, device: torch.device) -> Tensor:
