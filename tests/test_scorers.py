@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from conftest import random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from caption_cache.errors import InputError
@@ -131,6 +131,36 @@ def test_a_factorisation_adds_what_images_and_texts_say(
     scorer.save_pretrained(tmp_path)
     loaded = EntityScorer.from_pretrained(tmp_path, graph)
     assert torch.equal(all_scores(loaded, graph), all_scores(scorer, graph))
+
+
+def test_entities_without_their_own_embedding_are_what_their_texts_say(tmp_path: Path) -> None:
+    graph = random_graph(2)
+    graph = replace(graph, train=graph.train[(graph.train[:, [0, 2]] > 1).all(1)])
+    count = graph.num_entities
+    vectors = {"text": Vectors(torch.randn(count, 4), torch.ones(count, dtype=torch.bool))}
+    config = OneVsAllConfig(dim=5, modalities=("text",), entity_dropout=0.3)
+    scorer = DistMult(config, Vocabulary.of(graph), vectors)
+    batch = scorer.feed(graph, 0)(np.arange(9), 1) | {"done": torch.tensor(0.0)}
+    nn.init.normal_(scorer.common)
+    said = scorer.projections["text"](vectors["text"].values)
+    named = torch.isin(torch.arange(count), torch.from_numpy(graph.train[:, [0, 2]].copy()))
+    assert not named[:2].any()
+    with torch.no_grad():
+        lost, dropped = scorer.common.expand(count, -1), torch.zeros(count)
+        for _ in range(2_000):
+            own = scorer.table() - said
+            is_common = own.isclose(lost).all(1)
+            torch.testing.assert_close(own[~is_common], scorer.entities.weight[~is_common])
+            dropped += is_common
+        torch.testing.assert_close(dropped / 2_000, torch.where(named, 0.3, 1.0), atol=0.05, rtol=0)
+        torch.testing.assert_close(scorer.eval().table() - said, torch.where(
+            named[:, None], scorer.entities.weight, lost))
+    scorer.train().loss(batch).backward()
+    assert all(float(part.grad.abs().sum()) > 0 for part in scorer.parameters())
+    assert not scorer.entities.weight.grad[~named].any()
+    scorer.save_pretrained(tmp_path)
+    loaded = EntityScorer.from_pretrained(tmp_path, graph)
+    assert torch.equal(all_scores(loaded, graph), all_scores(scorer.eval(), graph))
 
 
 @settings(deadline=None)
@@ -428,6 +458,8 @@ def test_an_unknown_scorer_is_refused_with_those_there_are() -> None:
 @pytest.mark.parametrize("make_config", [
     lambda: OneVsAllConfig(dim=0), lambda: OneVsAllConfig(init_sd=0), lambda: OneVsAllConfig(n3=-1),
     lambda: OneVsAllConfig(modalities=("text", "text")),
+    lambda: OneVsAllConfig(entity_dropout=0.1),
+    lambda: OneVsAllConfig(modalities=("text",), entity_dropout=1),
     lambda: OneVsAllConfig(dropout=1), lambda: RotationConfig(dim=0),
     lambda: RotationConfig(gamma=0), lambda: RotationConfig(regularization=-1),
     lambda: SamplingConfig(negatives=0), lambda: SamplingConfig(temperature=-1),

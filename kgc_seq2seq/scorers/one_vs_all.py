@@ -1,7 +1,8 @@
 """DistMult and ComplEx, trained against all entities at once, with the nuclear 3-norm.
 
 Yang et al. 2015, Trouillon et al. 2016; full softmax, reciprocal relations and N3 as in
-Lacroix et al. 2018. That images and texts may speak, by a linear map into the embeddings, is ours.
+Lacroix et al. 2018. That images and texts may speak, by a linear map into the embeddings, is ours,
+and so is that entities may lose their own embedding.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,6 +39,10 @@ class OneVsAllConfig:
     """Dropout rate of the query."""
     modalities: tuple[Literal["image", "text"], ...] = ()
     """What is read of each entity: a linear map of its vector is added to its embedding."""
+    entity_dropout: float = 0.0
+    """Share of the entities that have, in a step of training, one common embedding instead of their
+    own, so that images and texts learn to speak alone. Those that train does not name always have
+    it; with 0 they are trained as wrong answers. Only with ``modalities``."""
     weighting: WeightingConfig = field(default_factory=lambda: WeightingConfig(temperature=0.0))
     """How the wrong answers are weighted; by default all alike. EGNS: ``entropy: added``."""
 
@@ -47,9 +53,14 @@ class OneVsAllConfig:
             raise InputError(f"model.init_sd is {self.init_sd}; it must be positive.")
         if self.n3 < 0:
             raise InputError(f"model.n3 is {self.n3}; give 0 or more.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"model.dropout is {self.dropout}; give a number from 0 to below 1.")
+        for name in ("dropout", "entity_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"model.{name} is {getattr(self, name)}; give a number from 0 to "
+                                 "below 1.")
         refuse_repeated(self.modalities)
+        if self.entity_dropout and not self.modalities:
+            raise InputError("model.entity_dropout leaves entities to what their images and texts "
+                             "say, and none are read; give model.modalities with it.")
 
 
 class Queries:
@@ -85,6 +96,9 @@ class OneVsAll(EntityScorer):
             for modality in config.modalities})
         for table in (self.entities, self.relations, *self.projections.values()):
             nn.init.normal_(table.weight, std=config.init_sd)  # type: ignore[arg-type]
+        if config.entity_dropout:
+            self.common = nn.Parameter(torch.zeros(size))
+            self.register_buffer("named", torch.ones(len(vocabulary.entity_ids), dtype=torch.bool))
 
     @classmethod
     def reads(cls, config: OneVsAllConfig) -> tuple[str, ...]:
@@ -103,6 +117,11 @@ class OneVsAll(EntityScorer):
     def table(self) -> Tensor:
         """``e + Σ_m W_m x_m`` of all entities, [N, width · dim]; x is 0 where there is none."""
         total = self.entities.weight
+        if self.config.entity_dropout:
+            own = self.get_buffer("named")
+            if self.training:
+                own = own & (torch.rand(len(own), device=own.device) >= self.config.entity_dropout)
+            total = torch.where(own[:, None], total, self.common)
         for modality, projection in self.projections.items():
             total = total + projection(self.vectors(modality).values)
         return total
@@ -125,7 +144,13 @@ class OneVsAll(EntityScorer):
         return total
 
     def feed(self, graph: KnowledgeGraph, seed: int) -> Feed:
-        """As in `scorer.EntityScorer`; nothing is drawn at random."""
+        """As in `scorer.EntityScorer`; nothing is drawn at random.
+
+        From now on the scorer knows which entities train names.
+        """
+        if self.config.entity_dropout:
+            named = as_long(np.unique(graph.train[:, [0, 2]]))
+            self.get_buffer("named").zero_()[named] = True
         return Queries(graph)
 
     def _score(self, heads: Tensor, relations: Tensor, table: Tensor) -> Tensor:
