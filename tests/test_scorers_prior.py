@@ -136,6 +136,16 @@ def test_hopeless_answers_do_not_decide_where_there_is_a_floor() -> None:
         everything, 3, folds, [1.0])[1.0]
 
 
+def test_answers_that_only_a_scorer_knows_leave_weights_finite() -> None:
+    names, scores, gold, asked = problem(5)
+    scores[0, torch.arange(len(gold)), gold] = 0
+    names[torch.arange(len(gold)), gold] = -300
+    found = fit_weights(all_of(names, scores, gold, asked), 3)
+    assert torch.isfinite(found).all()
+    assert (found[0] > 0).all()
+    assert (found[1] / found[0] > 100).all()
+
+
 def test_a_scorer_that_knows_nothing_gets_no_weight() -> None:
     names, scores, _, asked = problem(2, queries=20_000)
     gold = torch.multinomial(names.softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]

@@ -228,22 +228,21 @@ def fit_weights(
         reached = value(place, bound)
         for _ in range(_NEWTON_STEPS):
             step, gain = _newton(known, weights(place), place, drawn, bound)
-            size = 1.0
-            while (ahead := value(place + size * step, bound)) < reached + size * gain / 10:
-                size /= 2
-                if size * gain < _CLOSE:
+            while gain > _CLOSE:
+                ahead = value(place + step, bound)
+                if ahead >= reached + gain / 10:  # too far off it may be NaN
                     break
+                step, gain = step / 2, gain / 2
             else:
-                place, reached = place + size * step, ahead
-            if size * gain < _CLOSE:
                 break
+            place, reached = place + step, ahead
     return weights(place).float()
 
 
 def _newton(
     known: Candidates, weights: Tensor, place: Tensor, drawn: Tensor, floor: float
 ) -> tuple[Tensor, float]:
-    """A step from ``place``, [1 + 2R, 1 + S], and what it would gain at its first rate.
+    """A step from ``place``, [1 + 2R, 1 + S], and what it would gain at the rate it begins with.
 
     The Hessian has the shape of an arrow: relations meet only in what is common to them.
     """
