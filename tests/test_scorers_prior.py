@@ -139,7 +139,7 @@ def test_hopeless_answers_do_not_decide_where_there_is_a_floor() -> None:
 def test_answers_that_only_a_scorer_knows_leave_weights_finite() -> None:
     names, scores, gold, asked = problem(5)
     scores[0, torch.arange(len(gold)), gold] = 0
-    names[torch.arange(len(gold)), gold] = -300
+    names[torch.arange(len(gold)), gold] = -1_000
     found = fit_weights(all_of(names, scores, gold, asked), 3)
     assert torch.isfinite(found).all()
     assert (found[0] > 0).all()

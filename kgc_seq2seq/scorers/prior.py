@@ -160,8 +160,8 @@ class Candidates:
             floor, of the latter only the part that is positive semi-definite.
         """
         log_p = self._log_softmax(weights)
-        answered = log_p.gather(1, self.gold[:, None])[:, 0].exp()
-        counts = answered / (answered + floor)
+        found = log_p.gather(1, self.gold[:, None])[:, 0]
+        counts = (found - found.new_tensor(floor).log()).sigmoid()  # p / (p + floor)
         weighted = self.parts * log_p.exp()[..., None]
         mean = weighted.sum(1)
         spread = weighted.mT @ self.parts - mean[:, :, None] * mean[:, None]
