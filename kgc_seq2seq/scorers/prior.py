@@ -115,7 +115,7 @@ def terms(
 
 _RIDGE = 0.01
 _NEWTON_STEPS = 100
-_CLOSE = 1e-6  # in nats, summed over all questions
+_CLOSE = 1e-6  # nats, summed over all questions
 _JITTER = 1e-9  # a relation that nobody asks for, without shrinkage, would leave a row of zeros
 
 
