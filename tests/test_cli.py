@@ -269,12 +269,12 @@ def test_the_report_is_one_file_with_numbers_plots_and_flags(
 def test_a_short_demo_ends_with_a_report_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kgc_seq2seq.cli", "demo", "--steps", "30", "--json",
                "--out", str(tmp_path / "demo")]
-    first = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    first = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert first.returncode == 0, first.stderr
     answer = json.loads(first.stdout)
     assert answer["result"]["both"]["count"] == 2 * 404
     assert Path(answer["report"]).is_file()
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert again.stdout == first.stdout
 
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -149,8 +148,7 @@ class OneVsAll(EntityScorer):
         From now on the scorer knows which entities train names.
         """
         if self.config.entity_dropout:
-            named = as_long(np.unique(graph.train[:, [0, 2]]))
-            self.get_buffer("named").zero_()[named] = True
+            self.get_buffer("named").copy_(torch.from_numpy(graph.train_degree > 0))
         return Queries(graph)
 
     def _score(self, heads: Tensor, relations: Tensor, table: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def _gather(
     names = writer.log_probabilities(owner, entity) if writer else torch.zeros_like(tables[0])
     # A row a question, its candidates in its first columns.
     column = (may.cumsum(1) - 1)[owner, entity]
-    said = torch.cat([names[None], tables])[:, owner, entity].double()
+    said = torch.cat([names[None, owner, entity], tables[:, owner, entity]]).double()
     parts = said.new_zeros(len(gold), int(may.sum(1).max()), len(said))
     offsets = torch.full_like(parts[..., 0], -torch.inf)
     parts[owner, column] = said.T
