@@ -165,10 +165,12 @@ def _dataset_folder(parser: Parser) -> None:
 
 def _add_features(parser: Parser) -> None:
     features = parser.add_command("features", _features, (
-        "write a vector of each entity's images and one of its texts, for the scorers"))
+        "write a vector of each entity's images and one of its texts, or whose text names whom, "
+        "for the scorers"))
     _dataset_folder(features)
-    features.add_argument("--modality", choices=["image", "text"], action="append",
-                          help="only this one; by default images, where there are any, and texts")
+    features.add_argument("--modality", choices=["image", "text", "mentions"], action="append",
+                          help=("only this; by default images, where there are any, and texts; "
+                                "mentions: whose text names whom, for the scorer of that name"))
     features.add_argument("--image-model", metavar="MODEL", help=(
         "a CLIP, from a folder or a hub, instead of statistics of colours and edges"))
     features.add_argument("--text-model", metavar="MODEL", help=(
@@ -406,10 +408,7 @@ def _features(options: Namespace) -> Answer:
         text_matrix=options.text_matrix, rows=options.rows, dim=options.dim,
         captions=options.captions, generated=not options.without_generated,
         batch_size=options.batch_size, device=options.device))
-    return Answer([asdict(entry) for entry in made], "\n".join(
-        f"{entry.path}: {entry.vectors} of {entry.entities} entities have a vector, "
-        + (f"{entry.generated} of what was generated, " if entry.generated else "")
-        + f"{entry.width} numbers each." for entry in made))
+    return Answer([asdict(entry) for entry in made], "\n".join(map(str, made)))
 
 
 def _report(options: Namespace) -> Answer:

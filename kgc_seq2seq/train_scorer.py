@@ -22,8 +22,8 @@ from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.runs import relative
 from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
+from kgc_seq2seq.scorers.known import known_hash, read_known
 from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, scorer_class
-from kgc_seq2seq.scorers.vectors import read_vectors, vectors_hash, vectors_path
 from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.train import (
     add_training_options,
@@ -45,7 +45,8 @@ class ScorerRunConfig(AnyRunConfig):
     """
 
     scorer: str = "complex"
-    """Which one: complex, distmult, lbmkgc, mocme, rotate, or another that is installed."""
+    """Which one: complex, distmult, lbmkgc, mentions, mocme, rotate, or another that is
+    installed."""
 
 
 def config_class(scorer: str) -> type[ScorerRunConfig]:
@@ -112,21 +113,21 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     main_process = accelerator.is_main_process
     kind, model_config = scorer_class(config.scorer), config.model  # type: ignore[attr-defined]
     graph = read_graph(dataset)
-    if main_process and dataset == run / "dataset" and kind.reads(model_config):  # ours
-        make_vectors(dataset, FeatureChoice())
+    reads = kind.reads(model_config)
+    if main_process and dataset == run / "dataset" and reads:  # ours
+        make_vectors(dataset, FeatureChoice(reads))
     accelerator.wait_for_everyone()
-    vectors = {modality: read_vectors(vectors_path(dataset, modality), graph.entity_ids)
-               for modality in kind.reads(model_config)}
+    known = {what: read_known(dataset, what, graph.entity_ids) for what in reads}
     stored = replace(config, out=".", dataset=relative(dataset, run))
     if main_process and is_new(run):
         with replacing(run / "config.yaml") as aside:
             stored.save(aside)
     torch.manual_seed(config.seed)
-    model = kind(model_config, Vocabulary.of(graph), vectors).to(accelerator.device)
+    model = kind(model_config, Vocabulary.of(graph), known).to(accelerator.device)
     compile_model(model, config.training.compile)
     task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
     stopped = train_task(task, accelerator, config, {
-        **stored.as_dict(), "data": {"graph": graph.fingerprint, "vectors": vectors_hash(vectors)}},
+        **stored.as_dict(), "data": {"graph": graph.fingerprint, "vectors": known_hash(known)}},
         {"system": kind.title})
     if stopped is not None:
         return stopped

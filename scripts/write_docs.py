@@ -19,7 +19,7 @@ from kgc_seq2seq.train_scorer import config_class
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 CAPTIONERS = ("transformers", "openai")
-SCORERS = ("complex", "rotate", "lbmkgc", "mocme")
+SCORERS = ("complex", "rotate", "lbmkgc", "mocme", "mentions")
 """DistMult has the options of ComplEx."""
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.ids import pack, unpack
+from kgc_seq2seq.scorers.known import Known, kind_of
 from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.training.batches import Longs
 
@@ -69,7 +70,7 @@ class EntityScorer(nn.Module, ABC):
     """A frozen dataclass: what determines the scorer beside the graph."""
 
     def __init__(
-        self, config: Any, vocabulary: Vocabulary, vectors: Mapping[str, Vectors]
+        self, config: Any, vocabulary: Vocabulary, vectors: Mapping[str, Known]
     ) -> None:
         """Make a scorer with random weights.
 
@@ -83,12 +84,12 @@ class EntityScorer(nn.Module, ABC):
         self.vocabulary = vocabulary
         for modality in self.reads(config):
             # Buffers, so that a saved scorer is complete without its data set.
-            self.register_buffer(f"{modality}_values", vectors[modality].values.clone())
-            self.register_buffer(f"{modality}_mask", vectors[modality].mask.clone())
+            for key in kind_of(modality).STORED:
+                self.register_buffer(f"{modality}_{key}", getattr(vectors[modality], key).clone())
 
     @classmethod
     def reads(cls, config: Any) -> tuple[str, ...]:
-        """The modalities whose vectors it needs."""
+        """The modalities whose vectors it needs, or ``mentions``."""
         return ()
 
     @abstractmethod
@@ -170,9 +171,11 @@ class EntityScorer(nn.Module, ABC):
         if graph is not None:
             _refuse_other_graph(folder, vocabulary, graph)
         made = scorer_class(kind)
-        vectors = {key.removesuffix("_values"): Vectors(value, tensors[f"{key[:-7]}_mask"])
-                   for key, value in tensors.items() if key.endswith("_values")}
-        scorer = made(_config(made.Config, values), vocabulary, vectors)
+        config = _config(made.Config, values)
+        known = {modality: kind_of(modality)(*(
+            tensors[f"{modality}_{key}"] for key in kind_of(modality).STORED))
+            for modality in made.reads(config)}
+        scorer = made(config, vocabulary, known)
         scorer.load_state_dict(tensors)
         return scorer.eval()
 

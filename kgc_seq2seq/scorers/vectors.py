@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,8 @@ class Vectors:
     generated: Tensor | None = None
     """Whose vector is made of what ``kgc complete-modalities`` generated, bool [N]; None: of
     nobody."""
+    STORED: ClassVar = ("values", "mask")
+    """The tensors that a saved scorer holds."""
 
     def without_generated(self) -> Vectors:
         """These, with nothing for entities whose vector is made of what was generated."""
@@ -104,16 +105,6 @@ def read_vectors(path: Path, entity_ids: Sequence[str]) -> Vectors:
         raise InputError(f"{path} holds no vectors ({error}); write it with "
                          "'kgc features'.") from None
     return align(str(path), values, mask, ids, entity_ids, generated)
-
-
-def vectors_hash(vectors: Mapping[str, Vectors]) -> str:
-    """SHA-256 over the vectors of every modality, in hex."""
-    digest = hashlib.sha256()
-    for modality in sorted(vectors):
-        digest.update(modality.encode())
-        for part in (vectors[modality].values, vectors[modality].mask):
-            digest.update(part.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def align(

@@ -14,12 +14,15 @@ from kgc_seq2seq.scorers.features.generated import images_table
 from kgc_seq2seq.scorers.features.make import (
     Encoder,
     Made,
+    MadeMentions,
     make_image_vectors,
+    make_mentions,
     make_text_vectors,
     put_vectors,
 )
 from kgc_seq2seq.scorers.features.plain import ImageStatistics, TermWeights
 from kgc_seq2seq.scorers.features.published import read_matrix
+from kgc_seq2seq.scorers.known import MENTIONS
 from kgc_seq2seq.scorers.vectors import MODALITIES
 
 
@@ -28,7 +31,7 @@ class FeatureChoice:
     """What makes the vectors of a data set; by default, what needs no weights."""
 
     modalities: tuple[str, ...] = ()
-    """``image``, ``text`` or both; empty for texts and, where there are any, images."""
+    """``image``, ``text``, ``mentions``; empty for texts and, where there are any, images."""
     image_model: str | None = None
     """A CLIP, from a folder or a hub, instead of `plain.ImageStatistics`."""
     text_model: str | None = None
@@ -70,8 +73,8 @@ class FeatureChoice:
 
 def make_vectors(
     dataset: Path, choice: FeatureChoice, *, show_progress: bool = True
-) -> list[Made]:
-    """Write ``features/{image,text}.safetensors``; what is up to date stays as it is.
+) -> list[Made | MadeMentions]:
+    """Write ``features/{image,text,mentions}.safetensors``; what is up to date stays as it is.
 
     Args:
         dataset: The data-set folder.
@@ -88,7 +91,12 @@ def make_vectors(
     return [_make(dataset, modality, choice, show_progress=show_progress) for modality in wanted]
 
 
-def _make(dataset: Path, modality: str, choice: FeatureChoice, *, show_progress: bool) -> Made:
+def _make(
+    dataset: Path, modality: str, choice: FeatureChoice, *, show_progress: bool
+) -> Made | MadeMentions:
+    if modality == MENTIONS:
+        return make_mentions(dataset, captions=choice.captions, generated=choice.generated,
+                             show_progress=show_progress)
     matrix, model = choice.matrix(modality), choice.model(modality)
     if matrix:
         assert choice.rows is not None  # FeatureChoice has seen to it

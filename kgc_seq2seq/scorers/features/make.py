@@ -25,6 +25,8 @@ from caption_cache.images import open_or_none, read_entities
 from caption_cache.prefetch import prefetch
 from caption_cache.progress import progress_bar
 from kgc_seq2seq.scorers.features.generated import images_to_read, read_generated_texts
+from kgc_seq2seq.scorers.features.mentions import LEAST, find_mentions
+from kgc_seq2seq.scorers.mentions import read_mentions, write_mentions
 from kgc_seq2seq.scorers.vectors import Vectors, vectors_path, write_vectors
 
 Item = TypeVar("Item", contravariant=True)
@@ -62,6 +64,33 @@ class Made:
     width: int
     """Of a vector."""
 
+    def __str__(self) -> str:
+        """A sentence."""
+        return (f"{self.path}: {self.vectors} of {self.entities} entities have a vector, "
+                + (f"{self.generated} of what was generated, " if self.generated else "")
+                + f"{self.width} numbers each.")
+
+
+@dataclass(frozen=True)
+class MadeMentions:
+    """What was written of mentions."""
+
+    modality: str
+    """``mentions``, which are not one but found in texts."""
+    path: str
+    """The file."""
+    entities: int
+    """The entities of the data set."""
+    texts: int
+    """Those whose text names another."""
+    mentions: int
+    """The pairs of a text and a name."""
+
+    def __str__(self) -> str:
+        """A sentence."""
+        return (f"{self.path}: the texts of {self.texts} of {self.entities} entities name others, "
+                f"{self.mentions} in all.")
+
 
 def make_text_vectors(
     dataset: Path, encoder: Encoder[str], *, captions: str | None = None,
@@ -82,26 +111,79 @@ def make_text_vectors(
     Raises:
         InputError: The data set is malformed, or the captions are not there.
     """
-    entities = read_entities(dataset).columns
-    ids = entities["id"]
-    own = entities.get("description", [""] * len(ids))
-    said = {} if captions is None else read_captions(dataset, captions or None).texts
-    stand_in = ({row.entity: row.text for row in read_generated_texts(dataset)} if generated
-                else {})
-    described = [description if description.strip() else stand_in.get(entity, "")
-                 for entity, description in zip(ids, own, strict=True)]
-    texts = [". ".join(dict.fromkeys(part for part in (name, description, said.get(entity, ""))
-                                     if part))
-             for entity, name, description in zip(ids, entities["name"], described, strict=True)]
-    marks = [entity in stand_in and not description.strip()
-             for entity, description in zip(ids, own, strict=True)]
+    found = _read_texts(dataset, captions, generated=generated)
+    texts = [_joined(name, *said) for name, said in zip(found.names, found.said, strict=True)]
 
     def encode(rows: Sequence[int]) -> Vectors:
         return Vectors(encoder.encode([texts[row] for row in rows]),
                        torch.ones(len(rows), dtype=torch.bool))
 
-    return _make(dataset, "text", ids, texts, marks, encoder.identity, encoder.batch_size,
-                 lambda blocks: map(encode, blocks), show_progress=show_progress)
+    return _make(dataset, "text", found.ids, texts, found.generated, encoder.identity,
+                 encoder.batch_size, lambda blocks: map(encode, blocks),
+                 show_progress=show_progress)
+
+
+def make_mentions(
+    dataset: Path, *, captions: str | None = None, generated: bool = True,
+    show_progress: bool = True
+) -> MadeMentions:
+    """Write ``features/mentions.safetensors``: whose description and captions name whom.
+
+    Args:
+        dataset: The data-set folder.
+        captions: As in `make_text_vectors`, as what follows.
+        generated: Whether to read generated texts.
+        show_progress: Show a bar on standard error.
+
+    Raises:
+        InputError: The data set is malformed, the captions are not there, or as in
+            `find_mentions`.
+    """
+    found = _read_texts(dataset, captions, generated=generated)
+    texts = [_joined(*said) for said in found.said]
+    path = vectors_path(dataset, "mentions")
+    about = {"encoder": "shares and rarity", "least": LEAST,
+             "key": _hash([found.ids, found.names, texts])}
+    if _about(path) == about:
+        mentions = read_mentions(path, found.ids)
+    else:
+        mentions = find_mentions(found.names, texts, show_progress=show_progress)
+        try:
+            write_mentions(path, found.ids, mentions, about)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+    return MadeMentions("mentions", str(path), len(found.ids), len(mentions.text.unique()),
+                        len(mentions.text))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is said of each entity."""
+
+    ids: Sequence[str]
+    names: Sequence[str]
+    said: Sequence[tuple[str, str]]
+    """Description and captions; empty where there are none."""
+    generated: Sequence[bool]
+    """Whose description was generated."""
+
+
+def _read_texts(dataset: Path, captions: str | None, *, generated: bool) -> _Texts:
+    entities = read_entities(dataset).columns
+    ids = entities["id"]
+    own = entities.get("description", [""] * len(ids))
+    seen = {} if captions is None else read_captions(dataset, captions or None).texts
+    stand_in = ({row.entity: row.text for row in read_generated_texts(dataset)} if generated
+                else {})
+    said = [(description if description.strip() else stand_in.get(entity, ""),
+             seen.get(entity, "")) for entity, description in zip(ids, own, strict=True)]
+    return _Texts(ids, entities["name"], said, [
+        entity in stand_in and not description.strip()
+        for entity, description in zip(ids, own, strict=True)])
+
+
+def _joined(*parts: str) -> str:
+    return ". ".join(dict.fromkeys(part for part in parts if part))
 
 
 def make_image_vectors(
