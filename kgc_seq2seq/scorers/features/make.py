@@ -26,6 +26,7 @@ from caption_cache.prefetch import prefetch
 from caption_cache.progress import progress_bar
 from kgc_seq2seq.scorers.features.generated import images_to_read, read_generated_texts
 from kgc_seq2seq.scorers.features.mentions import LEAST, find_mentions
+from kgc_seq2seq.scorers.known import MENTIONS
 from kgc_seq2seq.scorers.mentions import read_mentions, write_mentions
 from kgc_seq2seq.scorers.vectors import Vectors, vectors_path, write_vectors
 
@@ -141,7 +142,7 @@ def make_mentions(
     """
     found = _read_texts(dataset, captions, generated=generated)
     texts = [_joined(*said) for said in found.said]
-    path = vectors_path(dataset, "mentions")
+    path = vectors_path(dataset, MENTIONS)
     about = {"encoder": "shares and rarity", "least": LEAST,
              "key": _hash([found.ids, found.names, texts])}
     if _about(path) == about:
@@ -152,7 +153,7 @@ def make_mentions(
             write_mentions(path, found.ids, mentions, about)
         except OSError as error:
             raise cannot_write(path, error) from None
-    return MadeMentions("mentions", str(path), len(found.ids), len(mentions.text.unique()),
+    return MadeMentions(MENTIONS, str(path), len(found.ids), len(mentions.text.unique()),
                         len(mentions.text))
 
 
