@@ -226,7 +226,8 @@ def make_row(
 ) -> Path:
     """The run of a row and a seed, made where it is missing, with what it is fused of."""
     out = run_folder(work, name, seed)
-    if _result(out, "test"):
+    cost = out.with_suffix(".cost.json")
+    if _is_made(out):
         return out
     row = rows[name]
     if "fuse" in row:
@@ -239,7 +240,6 @@ def make_row(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
         words = [f"kgc_seq2seq.{row['with']}", "--config", path]
-    cost = out.with_suffix(".cost.json")
     before = json.loads(cost.read_text()) if cost.is_file() else {"seconds": 0, "peak_bytes": 0}
     start = time.monotonic()
     try:
@@ -261,6 +261,11 @@ def run_folder(work: Path, row: str, seed: int) -> Path:
     return work / "runs" / plain.strip("-") / f"seed-{seed}"
 
 
+def _is_made(run: Path) -> bool:
+    """Whether a run has its result, and what it cost, which is written last."""
+    return _result(run, "test") is not None and run.with_suffix(".cost.json").is_file()
+
+
 def _result(run: Path, split: str) -> Path | None:
     """The result of a run: exact, or certified where its plan asks for no more."""
     path = run / "results" / f"{surest_result(run, split)}.json"
@@ -278,7 +283,7 @@ def collect(
     rows: dict[str, Mapping[str, Any]] = {}
     for name, row in plan["rows"].items():
         runs = [path for path in sorted(run_folder(work, name, 0).parent.glob("seed-*/"))
-                if _result(path, "test")]
+                if _is_made(path)]
         if runs:
             rows[name] = {"kind": "fusion" if "fuse" in row else row["with"], **_summary(runs)}
     about = json.loads((dataset / "dataset.json").read_text("utf-8"))

@@ -78,6 +78,14 @@ def test_rows_are_made_once_and_averaged_over_seeds(
     tests = {seed: runs / "distmult" / f"seed-{seed}" / "results" / "test.json"
              for seed in (0, 1)}
     mrr = [json.loads(path.read_text())["both"]["mrr"] for path in tests.values()]
+    file = tmp_path / "reproduce-MKG-Y-tiny.json"
+    cost = runs / "distmult" / "seed-1.cost.json"
+    cost.unlink()  # as if it had been killed before it wrote that
+    assert reproduce.main([*words, "--rows", "DistMult", "--seeds", "1"]) == 0
+    assert json.loads(file.read_text())["rows"]["DistMult"]["seeds"] == [0]
+    assert reproduce.main([*words, "--rows", "DistMult"]) == 0
+    assert json.loads(file.read_text())["rows"]["DistMult"]["seeds"] == [0, 1]
+    assert cost.is_file()
     times = {seed: path.stat().st_mtime_ns for seed, path in tests.items()}
 
     vectors = tmp_path / "out" / "MKG-Y" / "tiny" / "MKG-Y" / "features" / "text.safetensors"
