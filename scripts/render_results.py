@@ -54,6 +54,9 @@ read texts and no images."""
 ELSEWHERE = {"DistMult (PyKEEN)": "DistMult", "ComplEx (PyKEEN)": "ComplEx",
              "RotatE (PyKEEN)": "RotatE", "frequency of the answer": "frequency"}
 """And in the document of ``scripts/bench_nations.py``."""
+NAMING = ("reads whose caption names whom; a model that was told the names wrote the captions, and "
+          "published systems had others")
+"""What sets our rows with mentions apart from what is published."""
 rcParams["svg.hashsalt"] = "results"  # the same figures give the same file
 MARK = re.compile(r"(<!-- results:(?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -82,27 +85,32 @@ def section(name: str, published: Mapping[str, Any]) -> str:
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
     lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head | minutes |",
              "|---|---|---|---|---|---|---|---|"]
+    notes: list[str] = []
+
+    def mark(note: str | None) -> str:
+        if note is None:
+            return ""
+        if note not in notes:
+            notes.append(note)
+        return f" [{notes.index(note) + 1}]"
+
     for system, row in sorted(document["rows"].items(), key=lambda item: -least_mrr(item[1])):
+        naming = mark(NAMING if "mentions" in row["protocol"]["system"] else None)
         within = ("" if is_wide(row) or not row["mrr_within"]
                   else f", certified to {100 * row['mrr_within']:.2f}")
         seeds = {1: ", one seed", 2: ", two seeds"}.get(len(row["seeds"]), "")
-        lines.append(f"| {system}{within}{seeds} | "
+        lines.append(f"| {system}{within}{seeds}{naming} | "
                      + " | ".join(row_figures(row)) + f" | {row['seconds']['mean'] / 60:.0f} |")
-    notes = []
     for system, entry in sorted(published.get(document["benchmark"], {}).items(),
                                 key=lambda item: -item[1]["figures"][0]):
         # A graph cut to size has other answers; nothing published can be compared with it.
         if "subset" in document["dataset"]:
             break
-        mark = ""
-        if "note" in entry:
-            if entry["note"] not in notes:
-                notes.append(entry["note"])
-            mark = f" [{notes.index(entry['note']) + 1}]"
         figures = " | ".join("–" if figure is None else f"{figure:.1f}"
                              for figure in entry["figures"])
         source = "" if entry["source"] == system else f" ({entry['source']})"
-        lines.append(f"| *{system}, as published{source}*{mark} | {figures} | | | |")
+        lines.append(f"| *{system}, as published{source}*{mark(entry.get('note'))} | {figures} "
+                     "| | | |")
     lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
     return "\n".join(lines).rstrip() + "\n"
 
