@@ -29,8 +29,8 @@ class Mentions:
     share: Tensor
     """How much of its name stands there, float32 [M], above 0 and at most 1."""
     rarity: Tensor
-    """How rare what stands there is, float32 [M], above 0: the sum of its words' weights, each about
-    1 where a word stands nowhere else."""
+    """How rare what stands there is, float32 [M], above 0: the sum of its words' weights, each of
+    about 1 where a word stands nowhere else."""
     STORED: ClassVar = ("text", "name", "share", "rarity")
     """The tensors that a saved scorer holds."""
 
