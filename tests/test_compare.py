@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 from conftest import random_graph, write_tiny
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -173,9 +173,11 @@ def test_memory_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> No
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6))
+@example(seed=68148)
 def test_differences_are_those_of_the_metrics_and_their_intervals_hold_them(seed: int) -> None:
     one, two = some_ranks(200, seed), some_ranks(200, seed + 1, worst=20)
-    found = paired_differences(one, two, 500, seed)
+    resamples = 4000  # so many that chance moves an interval's end by far less than is allowed
+    found = paired_differences(one, two, resamples, seed)
     before, after = metrics(one), metrics(two)
     assert list(found) == ["mrr", *(f"hits@{k}" for k in HITS)]
     for name, value in found.items():
@@ -184,7 +186,7 @@ def test_differences_are_those_of_the_metrics_and_their_intervals_hold_them(seed
     for value in paired_differences(one, one, 100, seed).values():
         assert value == {"difference": 0.0, "low": 0.0, "high": 0.0}
     bracketed = Ranks(two.better, two.tied, np.random.default_rng(seed).integers(0, 3, 200))
-    for name, value in paired_differences(one, bracketed, 500, seed).items():
+    for name, value in paired_differences(one, bracketed, resamples, seed).items():
         exactly = found[name]
         assert value["low"] < exactly["low"] + 0.02
         assert value["high"] > exactly["high"] - 0.02
