@@ -47,11 +47,9 @@ def test_mentions_are_those_of_a_brute_force_search(
 ) -> None:
     names, texts = ([f"{pair[place]} x" for pair in pairs] for place in (0, 1))
     names[0] += " (1948 film)"
-    before, finding.AT_ONCE = finding.AT_ONCE, at_once
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finding, "AT_ONCE", at_once)
         found = find_mentions(names, texts, show_progress=False)
-    finally:
-        finding.AT_ONCE = before
     names[0] = names[0].removesuffix(" (1948 film)")
     count = Counter(term for text in (*names, *texts) for term in terms(text))
     weight = {term: math.log((1 + 2 * len(names)) / (1 + n)) + 1 for term, n in count.items()}
@@ -93,6 +91,9 @@ def test_mentions_are_kept_with_their_ids(tmp_path: Path) -> None:
     assert found.rarity.tolist() == [4.0, 5.0, 3.0]
     with pytest.raises(InputError, match="'b' is no entity of this graph"):
         read_mentions(path, ["a", "c"])
+    write_mentions(path, ["a", "b", "a"], mentions, {})
+    with pytest.raises(InputError, match="the entity 'a' has two rows"):
+        read_mentions(path, ["a", "b"])
     save_file({"ids": pack(["a"])}, path)
     with pytest.raises(InputError, match="holds no mentions"):
         read_mentions(path, ["a"])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.scorers.ids import pack, unpack
+from kgc_seq2seq.scorers.ids import pack, places, unpack
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,8 @@ def read_mentions(path: Path, entity_ids: Sequence[str]) -> Mentions:
         entity_ids: The entities of the graph, in its order; the file may have another.
 
     Raises:
-        InputError: The file is missing or malformed, or names entities of another graph.
+        InputError: The file is missing or malformed, or names entities of another graph or one
+            twice.
     """
     if not path.is_file():
         raise InputError(f"{path} is missing; run 'kgc features {path.parent.parent} --modality "
@@ -71,11 +72,6 @@ def read_mentions(path: Path, entity_ids: Sequence[str]) -> Mentions:
     except Exception as error:  # safetensors and the disk each have their own
         raise InputError(f"{path} holds no mentions ({error}); write it with 'kgc features "
                          "--modality mentions'.") from None
-    place = {entity: row for row, entity in enumerate(entity_ids)}
-    strange = [entity for entity in ids if entity not in place]
-    if strange:
-        raise InputError(f"{path}: {strange[0]!r} is no entity of this graph; the mentions belong "
-                         "to another, make them anew.")
-    rows = torch.tensor([place[entity] for entity in ids])
+    rows = torch.from_numpy(places(str(path), "mentions", ids, entity_ids))
     text, order = rows[text].sort(stable=True)
     return Mentions(text, rows[name][order], *(value[order] for value in how))

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.scorers.ids import pack, unpack
+from kgc_seq2seq.scorers.ids import pack, places, unpack
 
 MODALITIES = ("image", "text")
 
@@ -132,9 +130,7 @@ def align(
             or not mask.dtype == marks.dtype == torch.bool):
         raise InputError(f"{source}: {len(values)} rows, {len(mask)} marks in the mask and "
                          f"{len(ids)} ids do not fit together; make the file again.")
-    place = {entity: row for row, entity in enumerate(entity_ids)}
-    found = np.array([place.get(entity, -1) for entity in ids], np.int64)
-    _refuse_ids(source, ids, found)
+    rows = torch.from_numpy(places(source, "vectors", ids, entity_ids))
     missing = ~torch.isfinite(values).all(dim=1) & mask
     if missing.any():
         raise InputError(f"{source}: the vector of {ids[int(missing.int().argmax())]!r} holds NaN "
@@ -142,7 +138,6 @@ def align(
     if not mask.any():
         raise InputError(f"{source}: no entity has a vector; make the file again, or leave the "
                          "modality out.")
-    rows = torch.from_numpy(found)
 
     def placed(part: Tensor) -> Tensor:
         full = part.new_zeros(len(entity_ids), *part.shape[1:])
@@ -151,13 +146,3 @@ def align(
 
     return Vectors(placed(torch.where(mask[:, None], values, 0).float()), placed(mask),
                    None if generated is None else placed(generated & mask))
-
-
-def _refuse_ids(source: str, ids: Sequence[str], found: npt.NDArray[np.int64]) -> None:
-    if (found < 0).any():
-        raise InputError(f"{source}: {ids[int((found < 0).argmax())]!r} is no entity of this "
-                         "graph; the vectors belong to another, make them anew.")
-    repeated = np.bincount(found)[found] > 1
-    if repeated.any():
-        raise InputError(f"{source}: the entity {ids[int(repeated.argmax())]!r} has two rows; keep "
-                         "one.")

@@ -60,9 +60,7 @@ def find_mentions(
     weights = words[: len(names)] @ sparse.diags(rarity.astype(np.float32))
     whole = np.asarray(weights.sum(axis=1)).ravel()
     weights = weights.T.tocsr()
-    text, name = np.zeros((2, 0), np.int64)
-    held = np.zeros(0, np.float32)
-    found = [(text, name, held)]
+    found = []
     for start in tracked(range(0, len(texts), AT_ONCE), f"mentions in {AT_ONCE} texts",
                          visible=show_progress):
         part = (words[len(names) + start : len(names) + start + AT_ONCE] @ weights).tocoo()
