@@ -17,6 +17,7 @@ from caption_cache.command_line import Answer
 from caption_cache.errors import InputError
 from caption_cache.images import has_images, paths_by_entity
 from kgc_seq2seq.config import read_yaml
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks
 from kgc_seq2seq.evaluation.ranks import Ranks, number_text
 from kgc_seq2seq.evaluation.results import (
@@ -73,7 +74,8 @@ def evaluate_split(
     """Rank every fact of a split, and write the result into the run folder.
 
     Exact ranks go to ``results/SPLIT.json``, others to ``results/SPLIT-certified.json`` or
-    ``results/SPLIT-sampled.json``.
+    ``results/SPLIT-sampled.json``. What is done is kept beside it until then, so that a killed
+    evaluation goes on.
 
     Args:
         run: The run folder, with the ``training.json`` that training wrote; its entries become
@@ -87,11 +89,16 @@ def evaluate_split(
         What was written.
     """
     graph = system.graph
-    ranks = system.rank(graph.split(split), accelerator, ranker)
-    if ranker is None:
-        return record(run, split, graph, split, ranks, accelerator, {})
-    return record(run, result_name(split, ranker.kind), graph, split, ranks, accelerator,
-                  {"ranks": ranker.kind, **asdict(ranker)})
+    how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
+    name = split if ranker is None else result_name(split, ranker.kind)
+    # Of a run that was trained or fitted anew, training.json says other things.
+    kept = KeptRanks(run / "results" / f"{name}.parts",
+                     protocol(graph, split, **training_facts(run), **how), accelerator)
+    ranks = system.rank(graph.split(split), accelerator, ranker, kept)
+    result = record(run, name, graph, split, ranks, accelerator, how)
+    if accelerator.is_main_process:
+        kept.forget()
+    return result
 
 
 def test_answer(run: Path, result: Mapping[str, Any]) -> Answer:

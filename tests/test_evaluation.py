@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +20,15 @@ from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
-from kgc_seq2seq.evaluation import ranking
+from kgc_seq2seq.evaluation import dense, ranking
 from kgc_seq2seq.evaluation.dense import rank_by_scores
-from kgc_seq2seq.evaluation.ranking import CertifiedRanks, encode_queries, rank_triples
+from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.ranking import (
+    CertifiedRanks,
+    encode_queries,
+    exact_ranks,
+    rank_triples,
+)
 from kgc_seq2seq.evaluation.ranks import Ranks, metrics
 from kgc_seq2seq.evaluation.results import summarize
 from kgc_seq2seq.evaluation.sampled import SampledRanks
@@ -101,10 +109,59 @@ def test_ranks_equal_those_of_sorted_scores(
     for name, value in between.items():
         if name != "count":
             assert value["low"] - 1e-9 <= exactly[name] <= value["high"] + 1e-9
-    dense = rank_by_scores(graph, graph.test, lambda queries: search.all_scores(
+    whole = rank_by_scores(graph, graph.test, lambda queries: search.all_scores(
         encode_queries(search, verbalizer, queries)))
-    assert dense.better.tolist() == better
-    assert dense.tied.tolist() == tied
+    assert whole.better.tolist() == better
+    assert whole.tied.tolist() == tied
+
+
+def test_a_killed_evaluation_goes_on(
+    accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = random_graph(5)
+    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=0))
+    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), 0)
+    torch.manual_seed(0)
+    search = ExactSearch(TreeDecoder(T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
+        decoder_start_token_id=0)).eval()), EntityTrie.build(*verbalizer.names()))
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(dense, "QUERIES_AT_ONCE", 2)
+    lasting, calls = math.inf, 0
+
+    def tick() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > lasting:
+            raise KeyboardInterrupt
+
+    def ranker(*words: Any) -> tuple[np.ndarray, ...]:
+        tick()
+        return exact_ranks(*words)
+
+    def score(queries: np.ndarray) -> np.ndarray:
+        tick()
+        return search.all_scores(encode_queries(search, verbalizer, queries))
+
+    for name, rank in (
+            ("search", lambda kept: rank_triples(
+                search, verbalizer, graph.test, accelerator, ranker, kept=kept)),
+            ("dense", lambda kept: rank_by_scores(graph, graph.test, score, kept=kept))):
+        lasting, calls = math.inf, 0
+        whole, batches = rank(None), calls
+        assert batches > 3
+        for seed, done in ((0, 0), (0, 2), (1, 0)):  # of another training nothing is done
+            lasting, calls = 2, 0
+            kept = KeptRanks(tmp_path / name, {"seed": seed}, accelerator)
+            if not done:
+                with pytest.raises(KeyboardInterrupt):
+                    rank(kept)
+                continue
+            lasting = math.inf
+            ranks = rank(kept)
+            assert calls == batches - done
+            assert np.array_equal(ranks.better, whole.better)
+            assert np.array_equal(ranks.tied, whole.tied)
 
 
 def test_sampling_follows_the_published_rules(

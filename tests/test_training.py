@@ -26,6 +26,8 @@ from safetensors.torch import load_file
 from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
 from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.evaluation import ranking
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.batches import Batch, Batches, Examples
@@ -248,6 +250,36 @@ def test_a_damaged_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
     (newest / "optimizer.safetensors").write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"step-00000012 cannot be read .*delete it"):
         run_training(config)
+
+
+def test_a_run_killed_while_it_is_evaluated_ranks_nothing_twice(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 1)
+    config = without_captions(small(tiny, tmp_path / "run"))
+    whole = run_training(config)
+    parts = tmp_path / "run" / "results"
+    for result in parts.iterdir():
+        result.unlink()
+    put, kept = KeptRanks.put, []
+
+    def dying(self: KeptRanks, questions: np.ndarray, columns: np.ndarray) -> None:
+        put(self, questions, columns)
+        kept.append(questions.tolist())
+        if len(kept) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(KeptRanks, "put", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config)
+    assert len(list(parts.glob("valid.parts/*.npy"))) == 1
+    again = run_training(config)
+    assert whole is not None
+    assert again is not None
+    assert again.data["both"] == whole.data["both"]
+    assert len(kept) == len({str(questions) for questions in kept}) == 4  # 2 of valid, 2 of test
+    assert sorted(path.name for path in parts.iterdir()) == [
+        "test-ranks.parquet", "test.json", "valid-ranks.parquet", "valid.json"]
 
 
 def test_only_the_last_checkpoints_are_kept(tiny: Path, tmp_path: Path) -> None:

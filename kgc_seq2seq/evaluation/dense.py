@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.progress import tracked
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import TOLERANCE
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -24,7 +25,7 @@ QUERIES_AT_ONCE = 256
 
 def rank_by_scores(
     graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Scores], *,
-    show_progress: bool = False
+    kept: KeptRanks | None = None, show_progress: bool = False
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all N entities.
 
@@ -36,6 +37,7 @@ def rank_by_scores(
         triples: int32 [n, 3].
         score: Gets int32 [Q, 2] (entity, relation in ``0 … 2R - 1``), gives float32 [Q, N];
             higher is better.
+        kept: As in `ranking.rank_triples`.
         show_progress: Show a bar on standard error.
 
     Returns:
@@ -45,10 +47,15 @@ def rank_by_scores(
         FloatingPointError: A score is not finite, and no rank could be true.
     """
     questions = graph.queries(triples)
-    better, tied = np.zeros((2, len(questions)), np.int64)
+    columns = np.zeros((2, len(questions)), np.int64)
     for start in tracked(range(0, len(questions), QUERIES_AT_ONCE),
                          f"ranking, {QUERIES_AT_ONCE} queries at once", visible=show_progress):
         part = questions[start : start + QUERIES_AT_ONCE]
+        rows = slice(start, start + len(part))
+        done = None if kept is None else kept.get(part)
+        if done is not None:
+            columns[:, rows] = done
+            continue
         scores = np.array(score(part[:, :2]), np.float32)
         if not np.isfinite(scores).all():
             raise FloatingPointError("Scores are not finite, so nothing can be ranked by them; "
@@ -58,13 +65,16 @@ def rank_by_scores(
         owner, known = graph.known_answers.rows(graph.query_keys(part[:, 0], part[:, 1]))
         scores[owner, known] = -np.inf  # the gold is one of them
         margin = (TOLERANCE * np.maximum(1, np.abs(gold)))[:, None]
-        better[start + row] = (scores > gold[:, None] + margin).sum(axis=1)
-        tied[start + row] = (np.abs(scores - gold[:, None]) <= margin).sum(axis=1)
-    return Ranks(better, tied)
+        columns[0, rows] = (scores > gold[:, None] + margin).sum(axis=1)
+        columns[1, rows] = (np.abs(scores - gold[:, None]) <= margin).sum(axis=1)
+        if kept is not None:
+            kept.put(part, columns[:, rows])
+    return Ranks(*columns)
 
 
 def rank_with_scorer(
-    scorer: EntityScorer, graph: KnowledgeGraph, triples: Ints, accelerator: Accelerator
+    scorer: EntityScorer, graph: KnowledgeGraph, triples: Ints, accelerator: Accelerator,
+    kept: KeptRanks | None = None,
 ) -> Ranks:
     """Exact filtered ranks, as `rank_on_processes`."""
     device = accelerator.device
@@ -74,12 +84,12 @@ def rank_with_scorer(
         with torch.inference_mode():
             return scorer.score(entity, relation)
 
-    return rank_on_processes(graph, triples, score, accelerator)
+    return rank_on_processes(graph, triples, score, accelerator, kept)
 
 
 def rank_on_processes(
     graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Tensor],
-    accelerator: Accelerator,
+    accelerator: Accelerator, kept: KeptRanks | None = None,
 ) -> Ranks:
     """As `rank_by_scores`, by a tensor on any device; every process does its share and has all."""
     def numbers(queries: Ints) -> Scores:
@@ -92,7 +102,7 @@ def rank_on_processes(
     rows = np.concatenate([mine, mine + len(triples)])
     counts = np.zeros((2, 2 * len(triples)), np.int64)
     if len(mine):
-        ranks = rank_by_scores(graph, triples[mine], numbers,
+        ranks = rank_by_scores(graph, triples[mine], numbers, kept=kept,
                                show_progress=accelerator.is_main_process)
         counts[:, rows] = ranks.better, ranks.tied
     found = accelerator.reduce(torch.from_numpy(counts).to(accelerator.device))

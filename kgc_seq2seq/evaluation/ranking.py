@@ -18,6 +18,7 @@ from kgc_seq2seq.decoding.best_first import bracket
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.tree_decoder import Encoded
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -66,7 +67,7 @@ class Ranker(Protocol):
 
 def rank_triples(
     search: ExactSearch, verbalizer: Verbalizer, triples: Ints, accelerator: Accelerator,
-    ranker: Ranker | None = None, prior_of: PriorOf | None = None,
+    ranker: Ranker | None = None, prior_of: PriorOf | None = None, kept: KeptRanks | None = None,
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all entities.
 
@@ -80,6 +81,7 @@ def rank_triples(
         accelerator: Knows the processes.
         ranker: How; None: `exact_ranks`.
         prior_of: What is added to the scores; None: nothing.
+        kept: What is done already, and where to keep what will be.
 
     Returns:
         2n ranks: of all tail queries in the order of ``triples``, then of all head queries.
@@ -98,8 +100,13 @@ def rank_triples(
         part = distinct[start : start + QUERIES_AT_ONCE]
         low, high = np.searchsorted(query[by_query], [start, start + len(part)])
         rows = by_query[low:high]
-        columns[:, rows] = ranker(search, verbalizer, part, query[rows] - start,
-                                  questions[rows, 2], prior_of and prior_of(part))
+        done = None if kept is None else kept.get(questions[rows])
+        if done is None:
+            done = np.stack(ranker(search, verbalizer, part, query[rows] - start,
+                                   questions[rows, 2], prior_of and prior_of(part)))
+            if kept is not None:
+                kept.put(questions[rows], done)
+        columns[:, rows] = done
     counts = accelerator.reduce(torch.from_numpy(columns).to(accelerator.device))
     return Ranks(*counts.cpu().numpy())
 

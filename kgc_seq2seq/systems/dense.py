@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.evaluation.dense import rank_with_scorer
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -41,11 +42,12 @@ class Dense:
         return (self.voice,)
 
     def rank(
-        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
+        kept: KeptRanks | None = None,
     ) -> Ranks:
         """As `System.rank`, always exactly."""
         refuse_ranker(ranker)
-        return rank_with_scorer(self.voice.scorer, self.graph, triples, accelerator)
+        return rank_with_scorer(self.voice.scorer, self.graph, triples, accelerator, kept)
 
     def best(self, queries: Ints, k: int) -> Best:
         """As `System.best`."""

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.evaluation.dense import rank_on_processes
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -30,11 +31,12 @@ class Ensemble(Combined):
     """w of the generator, then of the scorers, float32 [1 + S], at least 0 and together 1."""
 
     def rank(
-        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
+        kept: KeptRanks | None = None,
     ) -> Ranks:
         """As `System.rank`."""
         refuse_ranker(ranker)
-        return rank_on_processes(self.graph, triples, self._mixed, accelerator)
+        return rank_on_processes(self.graph, triples, self._mixed, accelerator, kept)
 
     def best(self, queries: Ints, k: int) -> Best:
         """As `System.best`."""

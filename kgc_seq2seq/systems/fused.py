@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kgc_seq2seq.decoding.best_first import TopK
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import Ranker, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -26,11 +27,12 @@ class Fused(Combined):
     """λ, float32 [S, 2R]."""
 
     def rank(
-        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
+        kept: KeptRanks | None = None,
     ) -> Ranks:
         """As `System.rank`."""
         return rank_triples(self.generator.search, self.generator.verbalizer, triples,
-                            accelerator, ranker, self.prior)
+                            accelerator, ranker, self.prior, kept)
 
     def best(self, queries: Ints, k: int) -> Best:
         """As `System.best`."""

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.evaluation.dense import rank_on_processes
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -30,11 +31,12 @@ class FusedScorers:
     """λ, float32 [S, 2R]."""
 
     def rank(
-        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
+        kept: KeptRanks | None = None,
     ) -> Ranks:
         """As `System.rank`, always exactly."""
         refuse_ranker(ranker)
-        return rank_on_processes(self.graph, triples, self._values, accelerator)
+        return rank_on_processes(self.graph, triples, self._values, accelerator, kept)
 
     def best(self, queries: Ints, k: int) -> Best:
         """As `System.best`."""

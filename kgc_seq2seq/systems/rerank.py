@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.decoding.best_first import top_k
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import (
     QUERIES_AT_ONCE,
     TOLERANCE,
@@ -38,16 +39,17 @@ class Rerank(Combined):
     """How many are put into order."""
 
     def rank(
-        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
+        kept: KeptRanks | None = None,
     ) -> Ranks:
         """As `System.rank`: an answer that is not among the best keeps the generator's rank.
 
         Known answers are no candidates: they take no place among the best.
         """
         refuse_ranker(ranker)
-        kept = self.generator.rank(triples, accelerator)
+        alone = self.generator.rank(triples, accelerator, kept=kept)
         questions = self.graph.queries(triples)
-        better, tied = kept.better.copy(), kept.tied.copy()
+        better, tied = alone.better.copy(), alone.tied.copy()
         inside = np.flatnonzero(better < self.depth)
         keys = self.graph.query_keys(questions[:, 0], questions[:, 1])
         others = self.graph.num_entities - self.graph.known_answers.spans(keys)[1]

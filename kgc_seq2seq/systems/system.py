@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.decoding.best_first import TopK
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -64,7 +65,8 @@ class System(Protocol):
         """The scorers that it listens to."""
 
     def rank(
-        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None
+        self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
+        kept: KeptRanks | None = None,
     ) -> Ranks:
         """Filtered ranks of both queries of triples, as `ranking.rank_triples` gives them.
 
@@ -72,6 +74,7 @@ class System(Protocol):
             triples: int32 [n, 3].
             accelerator: Knows the processes; all must call this.
             ranker: How, where there is a search; None: exactly.
+            kept: As in `ranking.rank_triples`.
 
         Raises:
             InputError: The system has no ranks of this kind.
