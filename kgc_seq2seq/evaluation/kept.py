@@ -59,8 +59,8 @@ class KeptRanks:
             np.save(file, columns, allow_pickle=False)
 
     def forget(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder)
+        """Remove the folder; another evaluation of the same may have done so, or write to it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, questions: Ints) -> Path:
         rows = np.ascontiguousarray(questions, "<i4")
