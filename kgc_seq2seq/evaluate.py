@@ -90,7 +90,7 @@ def evaluate_split(
     """
     graph = system.graph
     how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
-    name = split if ranker is None else result_name(split, ranker.kind)
+    name = result_name(split, "exact" if ranker is None else ranker.kind)
     # Of a run that was trained or fitted anew, training.json says other things.
     kept = KeptRanks(run / "results" / f"{name}.parts",
                      protocol(graph, split, **training_facts(run), **how), accelerator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.progress import tracked
-from kgc_seq2seq.evaluation.kept import KeptRanks
-from kgc_seq2seq.evaluation.ranking import TOLERANCE
+from kgc_seq2seq.evaluation.kept import KeptRanks, rank_once
+from kgc_seq2seq.evaluation.ranking import TOLERANCE, Longs
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -51,25 +52,23 @@ def rank_by_scores(
     for start in tracked(range(0, len(questions), QUERIES_AT_ONCE),
                          f"ranking, {QUERIES_AT_ONCE} queries at once", visible=show_progress):
         part = questions[start : start + QUERIES_AT_ONCE]
-        rows = slice(start, start + len(part))
-        done = None if kept is None else kept.get(part)
-        if done is not None:
-            columns[:, rows] = done
-            continue
-        scores = np.array(score(part[:, :2]), np.float32)
-        if not np.isfinite(scores).all():
-            raise FloatingPointError("Scores are not finite, so nothing can be ranked by them; "
-                                     "train again with a lower optimizer.learning_rate.")
-        row = np.arange(len(part))
-        gold = scores[row, part[:, 2]]
-        owner, known = graph.known_answers.rows(graph.query_keys(part[:, 0], part[:, 1]))
-        scores[owner, known] = -np.inf  # the gold is one of them
-        margin = (TOLERANCE * np.maximum(1, np.abs(gold)))[:, None]
-        columns[0, rows] = (scores > gold[:, None] + margin).sum(axis=1)
-        columns[1, rows] = (np.abs(scores - gold[:, None]) <= margin).sum(axis=1)
-        if kept is not None:
-            kept.put(part, columns[:, rows])
+        columns[:, start : start + len(part)] = rank_once(
+            kept, part, partial(_rank, graph, part, score))
     return Ranks(*columns)
+
+
+def _rank(graph: KnowledgeGraph, questions: Ints, score: Callable[[Ints], Scores]) -> Longs:
+    """Better and tied of questions, int64 [2, G]."""
+    scores = np.array(score(questions[:, :2]), np.float32)
+    if not np.isfinite(scores).all():
+        raise FloatingPointError("Scores are not finite, so nothing can be ranked by them; "
+                                 "train again with a lower optimizer.learning_rate.")
+    gold = scores[np.arange(len(questions)), questions[:, 2]]
+    owner, known = graph.known_answers.rows(graph.query_keys(questions[:, 0], questions[:, 1]))
+    scores[owner, known] = -np.inf  # the gold is one of them
+    margin = (TOLERANCE * np.maximum(1, np.abs(gold)))[:, None]
+    return np.stack([(scores > gold[:, None] + margin).sum(axis=1),
+                     (np.abs(scores - gold[:, None]) <= margin).sum(axis=1)])
 
 
 def rank_with_scorer(

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from accelerate import Accelerator
 
 from caption_cache.disk import replacing
+from kgc_seq2seq.evaluation.ranks import Longs
 from kgc_seq2seq.graph.csr import Ints
-
-Longs = npt.NDArray[np.int64]
 
 
 class KeptRanks:
@@ -65,3 +63,20 @@ class KeptRanks:
     def _path(self, questions: Ints) -> Path:
         rows = np.ascontiguousarray(questions, "<i4")
         return self.folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()}.npy"
+
+
+def rank_once(kept: KeptRanks | None, questions: Ints, rank: Callable[[], Longs]) -> Longs:
+    """The columns of questions: those that are kept, or what ``rank`` gives, which is kept.
+
+    Args:
+        kept: None: nothing is kept.
+        questions: As in `KeptRanks.get`.
+        rank: Gives the columns, int64 [C, G].
+    """
+    if kept is None:
+        return rank()
+    found = kept.get(questions)
+    if found is None:
+        found = rank()
+        kept.put(questions, found)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from kgc_seq2seq.decoding.best_first import bracket
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.tree_decoder import Encoded
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import KeptRanks, rank_once
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -100,15 +101,20 @@ def rank_triples(
         part = distinct[start : start + QUERIES_AT_ONCE]
         low, high = np.searchsorted(query[by_query], [start, start + len(part)])
         rows = by_query[low:high]
-        done = None if kept is None else kept.get(questions[rows])
-        if done is None:
-            done = np.stack(ranker(search, verbalizer, part, query[rows] - start,
-                                   questions[rows, 2], prior_of and prior_of(part)))
-            if kept is not None:
-                kept.put(questions[rows], done)
-        columns[:, rows] = done
+        rank = partial(_rank, ranker, search, verbalizer, part, query[rows] - start,
+                       questions[rows, 2], prior_of)
+        columns[:, rows] = rank_once(kept, questions[rows], rank)
     counts = accelerator.reduce(torch.from_numpy(columns).to(accelerator.device))
     return Ranks(*counts.cpu().numpy())
+
+
+def _rank(
+    ranker: Ranker, search: ExactSearch, verbalizer: Verbalizer, queries: Ints, owner: Longs,
+    gold: Ints, prior_of: PriorOf | None,
+) -> Longs:
+    """The columns of a batch, [C, G]."""
+    return np.stack(ranker(search, verbalizer, queries, owner, gold,
+                           prior_of and prior_of(queries)))
 
 
 @dataclass(frozen=True)
