@@ -22,6 +22,7 @@ from kgc_seq2seq.evaluation.ranking import CertifiedRanks
 from kgc_seq2seq.evaluation.ranks import Ranks, number_text
 from kgc_seq2seq.evaluation.results import (
     protocol,
+    read_result,
     result_name,
     summarize,
     write_ranks,
@@ -90,7 +91,7 @@ def evaluate_split(
     """
     graph = system.graph
     how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
-    name = result_name(split, "exact" if ranker is None else ranker.kind)
+    name = _result_name(split, ranker)
     # Of a run that was trained or fitted anew, training.json says other things.
     kept = KeptRanks(run / "results" / f"{name}.parts",
                      protocol(graph, split, **training_facts(run), **how), accelerator)
@@ -101,8 +102,27 @@ def evaluate_split(
     return result
 
 
-def test_answer(run: Path, result: Mapping[str, Any]) -> Answer:
-    """The result of a run on test, as a command answers with it."""
+def conclude(
+    run: Path, system: System, accelerator: Accelerator, ranker: CertifiedRanks | None = None
+) -> Answer | None:
+    """Evaluate a new run on valid and on test, once each: what has a result is left as it is.
+
+    Args:
+        run: The run folder.
+        system: The run's best model, or the fusion.
+        accelerator: All its processes must call this.
+        ranker: How; None: exactly.
+
+    Returns:
+        The result on test; None on all processes but the first.
+    """
+    for split in ("valid", "test"):
+        path = run / "results" / f"{_result_name(split, ranker)}.json"
+        if not path.exists():
+            evaluate_split(run, split, system, accelerator, ranker)
+    if not accelerator.is_main_process:
+        return None
+    result = read_result(path)
     both, tail, head = (number_text(result[side]["mrr"]) for side in ("both", "tail", "head"))
     return Answer(result, f"Test: filtered MRR {both} (tail {tail}, head {head}), "
                           f"Hits@10 {number_text(result['both']['hits@10'])}; the run is in {run}.")
@@ -135,6 +155,10 @@ def record(
         write_ranks(run / "results" / f"{name}-ranks.parquet", graph, triples, ranks)
         write_result(run / "results" / f"{name}.json", result)
     return result
+
+
+def _result_name(split: str, ranker: CertifiedRanks | SampledRanks | None) -> str:
+    return result_name(split, "exact" if ranker is None else ranker.kind)
 
 
 def training_facts(run: Path) -> dict[str, Any]:

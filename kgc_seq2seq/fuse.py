@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.command_line import Answer
@@ -18,16 +19,18 @@ from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
-from kgc_seq2seq.evaluate import evaluate_run, refuse_unfinished, test_answer
+from kgc_seq2seq.evaluate import conclude, refuse_unfinished
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.reading import load_captions, texts_hash
 from kgc_seq2seq.runs import (
     Fusion,
     Method,
     Part,
     open_run,
+    read_generator,
     relative,
     run_kind,
     save_fusion,
@@ -92,12 +95,13 @@ class FuseConfig:
         ranker_of(self.ranks, self.budget)  # refuses a budget below 1
 
 
-def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
+def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | None:
     """Fuse a generator with scorers, or scorers alone, and evaluate that on valid and on test.
 
     Args:
         runs: The run folders, at least two; a generator's comes first.
-        out: The folder to write; an earlier fusion there is replaced.
+        out: The folder to write. A fusion of the same parts, data and ``config`` that is there
+            goes on, and is left as it is where it was finished; another is replaced.
         config: How.
 
     Returns:
@@ -132,16 +136,32 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer:
              zip(_parts(generator, voices), runs, strict=True)]
     fusion = Fusion(config.method, None if alone else parts[0],
                     tuple(parts[-len(voices):]),
-                    config.depth if config.method == "rerank" else None)
-    _open_folder(out)
-    weights, about = _fit(graph, generator, voices, config)
-    save_fusion(out, fusion, weights, torch.stack([voice.places for voice in voices]))
-    write_result(out / "training.json", {
-        "system": " + ".join(part.label for part in parts),
-        "method": config.method, "parts": [asdict(part) for part in parts], **about})
-    ranker = ranker_of(config.ranks, config.budget)
-    evaluate_run(out, "valid", ranker)
-    return test_answer(out, evaluate_run(out, "test", ranker))
+                    config.depth if config.method == "rerank" else None,
+                    {**asdict(config), "graph": graph.fingerprint,
+                     "texts": None if alone else _texts_hash(runs[0], graph)})
+    if not _is_fitted(out, fusion):
+        _open_folder(out)
+        weights, about = _fit(graph, generator, voices, config)
+        save_fusion(out, fusion, weights, torch.stack([voice.places for voice in voices]))
+        write_result(out / "training.json", {
+            "system": " + ".join(part.label for part in parts),
+            "method": config.method, "parts": [asdict(part) for part in parts], **about})
+    return conclude(out, open_run(out).system,
+                    Accelerator(cpu=not torch.accelerator.is_available()),
+                    ranker_of(config.ranks, config.budget))
+
+
+def _texts_hash(run: Path, graph: KnowledgeGraph) -> str:
+    """Of what a generator reads."""
+    config = read_generator(run)
+    return texts_hash(graph, load_captions(run / config.dataset, config), config)
+
+
+def _is_fitted(out: Path, fusion: Fusion) -> bool:
+    """Whether a folder holds this fusion, its weights fitted; ``training.json`` comes last."""
+    config = out / "config.yaml"
+    return ((out / "training.json").is_file() and config.is_file()
+            and read_yaml(config) == fusion.as_dict())
 
 
 def _open_folder(out: Path) -> None:
@@ -156,7 +176,8 @@ def _open_folder(out: Path) -> None:
                                        and run_kind(out) == "fusion"):
             raise InputError(f"{out} holds something that is no fusion; choose another --out.")
         shutil.rmtree(out / "results", ignore_errors=True)
-        (out / "report.html").unlink(missing_ok=True)
+        for name in ("training.json", "report.html"):
+            (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from None
 

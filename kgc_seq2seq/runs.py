@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -89,16 +89,22 @@ class Fusion:
     """The scorers, at least one."""
     depth: int | None = None
     """How many of the generator's answers are put into order; only with rerank."""
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    """To what data and how, as JSON values: a fusion of the same goes on where it was stopped."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """All of them; the first one's graph and captions are the fusion's."""
         return self.scorers if self.generator is None else (self.generator, *self.scorers)
 
+    def as_dict(self) -> dict[str, Any]:
+        """As YAML has it, in the order of the fields."""
+        return asdict(self) | {"scorers": [asdict(part) for part in self.scorers]}
+
     def save(self, path: Path) -> None:
-        """Write it as YAML, in the order of the fields."""
-        values = asdict(self) | {"scorers": [asdict(part) for part in self.scorers]}
-        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+        """Write it as YAML."""
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True),
+                        "utf-8")
 
 
 def relative(path: Path, run: Path) -> str:
@@ -204,8 +210,8 @@ def _open_fusion(run: Path) -> Run:
         tensors = load_file(run / "fusion.safetensors")
         weights, places = tensors["weights"], tensors["places"]
     except Exception as error:  # safetensors and the disk each have their own
-        raise InputError(f"{run / 'fusion.safetensors'} cannot be read ({error}); fuse "
-                         "again.") from None
+        raise InputError(f"{run / 'fusion.safetensors'} cannot be read ({error}); delete {run}, "
+                         "and fuse again.") from None
     if places.shape != (len(config.scorers), opened.system.graph.num_entities):
         raise InputError(f"{opened.dataset} has another number of entities than when {run} was "
                          "made; put it back, or fuse again.")
@@ -261,7 +267,8 @@ def read_fusion(run: Path) -> Fusion:
     try:
         generator = values["generator"]
         config = Fusion(values["fusion"], generator and Part(**generator),
-                        tuple(Part(**part) for part in values["scorers"]), values["depth"])
+                        tuple(Part(**part) for part in values["scorers"]), values["depth"],
+                        values.get("fitted", {}))
         if config.fusion not in get_args(Method) or not config.scorers or (
                 (config.fusion == "rerank") != isinstance(config.depth, int)) or (
                 config.fusion != "fused" and config.generator is None):

@@ -23,16 +23,15 @@ from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_con
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
-from kgc_seq2seq.evaluate import evaluate_split, test_answer
-from kgc_seq2seq.evaluation.ranking import CertifiedRanks, RankKind, rank_triples, ranker_of
+from kgc_seq2seq.evaluate import conclude
+from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples, ranker_of
 from kgc_seq2seq.evaluation.ranks import metrics, middle
-from kgc_seq2seq.evaluation.results import read_result, result_name, write_result
+from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer, texts_hash
 from kgc_seq2seq.runs import relative, save_relations
 from kgc_seq2seq.systems.generator import Generator
-from kgc_seq2seq.systems.system import System
 from kgc_seq2seq.training.compiling import compile_model
 from kgc_seq2seq.training.denormals import no_denormals
 from kgc_seq2seq.training.loop import Task, has_ended, train
@@ -145,7 +144,7 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     if stopped is not None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
-    return conclude(run, accelerator, Generator(verbalizer, best), config.training.ranks)
+    return conclude(run, Generator(verbalizer, best), accelerator, ranker)
 
 
 def begin(
@@ -219,29 +218,6 @@ def train_task(
         })
     accelerator.wait_for_everyone()
     return None
-
-
-def conclude(
-    run: Path, accelerator: Accelerator, system: System, ranks: RankKind = "exact"
-) -> Answer | None:
-    """Evaluate on valid and on test, once each.
-
-    Args:
-        run: The run folder.
-        accelerator: All its processes must call this.
-        system: The run's best model.
-        ranks: How it ranks.
-
-    Returns:
-        The result on test; None on all processes but the first.
-    """
-    for split in ("valid", "test"):
-        path = run / "results" / f"{result_name(split, ranks)}.json"
-        if not path.exists():  # test is looked at once
-            evaluate_split(run, split, system, accelerator, ranker_of(ranks))
-    if not accelerator.is_main_process:
-        return None
-    return test_answer(run, read_result(path))
 
 
 def open_dataset(name: str, run: Path, accelerator: Accelerator, *, captions: bool) -> Path:

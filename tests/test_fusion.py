@@ -25,6 +25,8 @@ from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Prior
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
+from kgc_seq2seq.evaluation import ranking
+from kgc_seq2seq.evaluation.kept import KeptRanks
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, CertifiedRanks, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.graph.csr import Ints
@@ -488,6 +490,45 @@ def test_scorers_alone_are_fused_too(
     queries = tmp_path / "queries.jsonl"
     queries.write_text('{"head": {"name": "thing new"}, "relation": "kind"}\n')
     assert "fusion with one" in refused(capsys, "predict", out, "--queries", queries)
+
+
+def test_a_killed_fusion_goes_on_and_a_finished_one_is_left_as_it_is(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    out, put, kept, fitted = here / "fusion", KeptRanks.put, list[str](), list[int]()
+    command = ["fuse", here / "generator", here / "distmult", "--folds", "2", "--out", out]
+    tested = answer(capsys, *command[:-1], here / "whole")
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 1)
+
+    def dying(self: KeptRanks, questions: Ints, columns: np.ndarray) -> None:
+        put(self, questions, columns)
+        kept.append(str(questions.tolist()))
+        if len(kept) in (2, 11):  # in valid, and in test
+            raise KeyboardInterrupt
+
+    def counted(*values: Any) -> Any:
+        fitted.append(1)
+        return gather(*values)
+
+    monkeypatch.setattr(KeptRanks, "put", dying)
+    monkeypatch.setattr("kgc_seq2seq.fuse.gather", counted)
+    for _ in range(2):
+        assert main([*map(str, command)]) == 130
+    again = answer(capsys, *command)
+    assert again["both"] == tested["both"]
+    assert len(kept) == len(set(kept)) == 12
+    assert len(fitted) == 1
+    assert answer(capsys, *command) == again
+    assert len(fitted) == 1
+    # What was asked otherwise, or of other texts or facts, is fitted anew.
+    other = answer(capsys, *command, "--shrinkage", "3")
+    assert other["protocol"]["shrinkage"] == 3
+    test = here / "data" / "test.tsv"
+    test.write_text("head\trelation\ttail\ne2\tbeside\te5\ne1\tkind\te6\n")
+    changed = answer(capsys, *command, "--shrinkage", "3")
+    assert changed["protocol"]["graph"] != other["protocol"]["graph"]
+    assert len(fitted) == 3
 
 
 def test_the_weights_come_from_valid_alone(

@@ -12,7 +12,7 @@ def add_fuse(parser: Parser) -> None:
     """Add ``kgc fuse``."""
     fuse = parser.add_command("fuse", _fuse, (
         "make one run of a generator and scorers, or of scorers alone, weighted on valid, and "
-        "evaluate it"))
+        "evaluate it; the same command goes on where it was stopped"))
     fuse.add_argument("run", type=Path, help="the folder of a generator's run, or of a scorer's")
     fuse.add_argument("scorers", type=Path, nargs="+", metavar="scorer",
                       help="the folder of a scorer's run")
@@ -40,7 +40,7 @@ def add_fuse(parser: Parser) -> None:
         "certified: give up a rank after about N decoder positions"))
 
 
-def _fuse(options: Namespace) -> Answer:
+def _fuse(options: Namespace) -> Answer | None:
     from kgc_seq2seq.fuse import FuseConfig, fuse_runs
 
     return fuse_runs([options.run, *options.scorers], options.out, FuseConfig(
