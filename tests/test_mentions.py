@@ -68,6 +68,46 @@ def test_mentions_are_those_of_a_brute_force_search(
     assert not (found.share > 1).any()
 
 
+def around(name: str, text: str, common: Counter[str]) -> list[str]:
+    """The words around a mention, by looking at every run of words of the name."""
+    named, said = (re.findall(r"\w+", words.lower()) for words in (name, text))
+    turn = min((place for place, word in enumerate(named) if word in said),
+               key=lambda place: (common[named[place]], place))
+    runs = [(start, start + length)
+            for length in range(len(said), 0, -1) for start in range(len(said) - length + 1)
+            for first in range(turn + 1) if first + length > turn
+            and said[start : start + length] == named[first : first + length]]
+    start, end = runs[0]
+    before, after = said[:start][-finding.BEFORE :], said[end:][: finding.AFTER]
+    return [*(f"{word} before" for word in before), *(f"after {word}" for word in after),
+            *(f"{word} just before" for word in before[-1:]),
+            *(f"just after {word}" for word in after[:1])]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), st.integers(1, 3))
+def test_the_words_around_mentions_are_those_of_a_brute_force_search(
+    pairs: list[tuple[str, str]], often: int
+) -> None:
+    names, texts = ([f"{pair[place]} x" for pair in pairs] for place in (0, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finding, "OFTEN", often)
+        patch.setattr(finding, "BEFORE", 3)
+        found = find_mentions(names, texts, show_progress=False)
+        common = Counter(word for text in texts for word in set(re.findall(r"\w+", text.lower())))
+        bare = [re.sub(r"\s*\([^()]*\)\s*$", "", name) for name in names]
+        expected = [around(bare[name], texts[text], common)
+                    for text, name in zip(found.text.tolist(), found.name.tolist(), strict=True)]
+    count = Counter(term for terms in expected for term in terms)
+    numbers: dict[str, int] = {}
+    for terms, row in zip(expected, found.around.tolist(), strict=True):
+        assert not any(row[len(terms):])
+        for term, number in zip(terms, row, strict=False):
+            assert (number > 0) == (count[term] >= often)
+            assert not number or numbers.setdefault(term, number) == number
+    assert len(set(numbers.values())) == len(numbers)
+
+
 def test_a_name_without_a_word_is_never_named() -> None:
     found = find_mentions(["!!!", "Bo", "Al"], ["Bo", "!!!", ""], show_progress=False)
     assert (found.text.tolist(), found.name.tolist(), found.share.tolist()) == ([0], [1], [1.0])
@@ -82,13 +122,15 @@ def test_mentions_are_kept_with_their_ids(tmp_path: Path) -> None:
         read_mentions(path, ["a"])
     path.parent.mkdir()
     mentions = Mentions(torch.tensor([0, 1, 1]), torch.tensor([2, 0, 2]),
-                        torch.tensor([0.5, 0.75, 1.0]), torch.tensor([3.0, 4.0, 5.0]))
+                        torch.tensor([0.5, 0.75, 1.0]), torch.tensor([3.0, 4.0, 5.0]),
+                        torch.tensor([[1, 0], [0, 2], [3, 1]], dtype=torch.int32))
     write_mentions(path, ["a", "b", "c"], mentions, {})
     found = read_mentions(path, ["c", "b", "a", "d"])
     assert found.text.tolist() == [1, 1, 2]
     assert found.name.tolist() == [2, 0, 0]
     assert found.share.tolist() == [0.75, 1.0, 0.5]
     assert found.rarity.tolist() == [4.0, 5.0, 3.0]
+    assert found.around.tolist() == [[0, 2], [3, 1], [1, 0]]
     with pytest.raises(InputError, match="'b' is no entity of this graph"):
         read_mentions(path, ["a", "c"])
     write_mentions(path, ["a", "b", "a"], mentions, {})
@@ -137,16 +179,17 @@ def random_mentions(graph: KnowledgeGraph, seed: int) -> tuple[Mentions, torch.T
     count = graph.num_entities
     share, rarity = torch.rand(2, count, count) * (torch.rand(count, count) < 0.3)
     text, name = share.nonzero().unbind(1)
-    return (Mentions(text, name, share[text, name], rarity[text, name]),
+    around = torch.randint(6, (len(text), 4), dtype=torch.int32)
+    return (Mentions(text, name, share[text, name], rarity[text, name], around),
             torch.stack([share, share * rarity], 2).double())
 
 
 @settings(deadline=None)
-@given(st.integers(0, 99))
-def test_the_scorer_is_its_equation(seed: int) -> None:
+@given(st.integers(0, 99), st.integers(0, 2))
+def test_the_scorer_is_its_equation(seed: int, width: int) -> None:
     graph = random_graph(seed)
     mentions, table = random_mentions(graph, seed)
-    config = MentionConfig(shrinkage=0.3)
+    config = MentionConfig(width, shrinkage=0.3)
     scorer = MentionScorer(config, Vocabulary.of(graph), {"mentions": mentions}).double()
     for part in scorer.parameters():
         torch.nn.init.normal_(part)
@@ -156,14 +199,25 @@ def test_the_scorer_is_its_equation(seed: int) -> None:
     weights = scorer.common + scorer.own[asked]
     expected = (torch.einsum("qf,qnf->qn", weights[:, 0], table[heads])
                 + torch.einsum("qf,qnf->qn", weights[:, 1], table.transpose(0, 1)[heads]))
+    if width:
+        said = torch.zeros(count, count, width, dtype=torch.float64)
+        for text, name, share, words in zip(mentions.text, mentions.name, mentions.share,
+                                            mentions.around.tolist(), strict=True):
+            said[text, name] = share * sum(
+                (scorer.words[word] for word in words if word), torch.zeros(width))
+        expected = expected + (
+            torch.einsum("qf,qnf->qn", scorer.asks[asked, 0], said[heads])
+            + torch.einsum("qf,qnf->qn", scorer.asks[asked, 1], said.transpose(0, 1)[heads]))
     torch.testing.assert_close(scorer.score(heads, asked), expected)
     feed = scorer.feed(graph, 0)
     head, relation, tail = feed(torch.arange(9).numpy(), 1)["queries"].unbind(1)
-    own = scorer.own
+    squares = scorer.own.square().sum()
+    if width:
+        squares = squares + scorer.words.square().sum() + scorer.asks.square().sum()
     torch.testing.assert_close(
         scorer.loss(feed(torch.arange(9).numpy(), 1)),
         functional.cross_entropy(expected.reshape(count, relations, count)[head, relation], tail,
-                                 reduction="sum") + 0.3 * 9 / len(feed) * own.square().sum())
+                                 reduction="sum") + 0.3 * 9 / len(feed) * squares)
 
 
 def test_a_saved_scorer_needs_no_data_set(tmp_path: Path) -> None:
@@ -177,6 +231,8 @@ def test_a_saved_scorer_needs_no_data_set(tmp_path: Path) -> None:
     assert torch.equal(loaded.score(heads, relations), scorer.score(heads, relations))
     with pytest.raises(InputError, match="was trained on other entities"):
         EntityScorer.from_pretrained(tmp_path, replace(graph, entity_ids=tuple("abcdefghijkl")))
+    with pytest.raises(InputError, match=r"model\.words is -1"):
+        MentionConfig(words=-1)
     with pytest.raises(InputError, match=r"model\.shrinkage is -1"):
         MentionConfig(shrinkage=-1)
 
@@ -185,7 +241,8 @@ def test_what_texts_name_is_learnt_and_fused(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     colours = {"e0": "red", "e1": "green", "e2": "red", "e5": "green", "e4": "red"}
-    told(tiny, **{entity: f"seen beside something of the thing {colour}"
+    told(tiny, **{entity: f"painted like the thing {colour}, never like the thing "
+                          f"{'red' if colour == 'green' else 'green'}"
                   for entity, colour in colours.items()})
     shutil.copy(tiny / "test.tsv", tiny / "valid.tsv")
     (tiny / "test.tsv").write_text(TINY["valid.tsv"] + "e4\tcolour\te7\n")

@@ -21,22 +21,28 @@ from kgc_seq2seq.scorers.scorer import Batch, EntityScorer, Feed, Vocabulary
 class MentionConfig:
     """What a mention is worth."""
 
-    shrinkage: float = 0.05
-    """Weight of the squares by which the weights of relations differ from the common ones, over the
-    whole of train: a relation of few facts keeps near to these."""
+    words: int = 16
+    """Width of the vectors of words around mentions, which tell of what relation a text speaks; 0:
+    they are not read."""
+    shrinkage: float = 0.5
+    """Weight of the squares of vectors, and of those by which the weights of relations differ from
+    the common ones, over the whole of train: a relation of few facts keeps near to these."""
 
     def __post_init__(self) -> None:
+        if self.words < 0:
+            raise InputError(f"model.words is {self.words}; give 0 or more.")
         if self.shrinkage < 0:
             raise InputError(f"model.shrinkage is {self.shrinkage}; give 0 or more.")
 
 
 class MentionScorer(EntityScorer):
-    """``s(h, r, t) = a_r · m(h, t) + b_r · m(t, h)``.
+    """``s(h, r, t) = a_r(h, t) + b_r(t, h)``.
 
-    ``m(x, y)`` is how the text of x names y: the share of the name that stands there, and the share
-    times its rarity (`Mentions`); both 0 where it does not. ``a_r`` and ``b_r`` are two numbers
-    each, the common ones and the relation's own. It knows nothing else: all entities without a
-    mention are equally probable.
+    ``a_r(x, y)`` is what it is worth that the text of x names y, 0 where it does not: the share of
+    the name that stands there times a number, the share times its rarity times another, and the
+    share times ``u_r · Σ w`` over the vectors w of the words around it (`Mentions`); ``b_r`` alike.
+    The two numbers are the common ones and the relation's own. It knows nothing else: all entities
+    without a mention are equally probable.
     """
 
     name = "mentions"
@@ -47,15 +53,19 @@ class MentionScorer(EntityScorer):
     def __init__(self, config: MentionConfig, vocabulary: Vocabulary,
                  vectors: Mapping[str, Known]) -> None:
         super().__init__(config, vocabulary, vectors)
-        text, name, share, rarity = (self.get_buffer(f"{MENTIONS}_{key}")
-                                     for key in Mentions.STORED)
-        how = torch.stack([share, share * rarity], 1)
-        named, order = name.sort(stable=True)
-        for side, values in enumerate(((text, name, how), (named, text[order], how[order]))):
-            for key, value in zip(("given", "other", "how"), values, strict=True):
-                self.register_buffer(f"{key}_{side}", value, persistent=False)
+        mentions = self._mentions
+        named, order = mentions.name.sort(stable=True)
+        for side, (given, pair) in enumerate((
+                (mentions.text, torch.arange(len(named))), (named, order))):
+            self.register_buffer(f"given_{side}", given, persistent=False)
+            self.register_buffer(f"pair_{side}", pair, persistent=False)
+        relations = 2 * len(vocabulary.relation_ids)
         self.common = nn.Parameter(torch.zeros(2, 2))
-        self.own = nn.Parameter(torch.zeros(2 * len(vocabulary.relation_ids), 2, 2))
+        self.own = nn.Parameter(torch.zeros(relations, 2, 2))
+        if config.words:
+            count = 1 + int(mentions.around.max()) if len(named) else 1
+            self.words = nn.Parameter(0.1 * torch.randn(count, config.words))
+            self.asks = nn.Parameter(torch.zeros(relations, 2, config.words))
         self.examples = 1  # `feed` knows how many there are
 
     @classmethod
@@ -63,16 +73,26 @@ class MentionScorer(EntityScorer):
         """The mentions."""
         return (MENTIONS,)
 
+    @property
+    def _mentions(self) -> Mentions:
+        return Mentions(*(self.get_buffer(f"{MENTIONS}_{key}") for key in Mentions.STORED))
+
     def score(self, heads: Tensor, relations: Tensor) -> Tensor:
         """As in `EntityScorer`."""
+        mentions = self._mentions
+        how = torch.stack([mentions.share, mentions.share * mentions.rarity], 1)
         weights = self.common + self.own[relations]  # [B, 2, 2]: side, share or rarity
         total: Tensor = weights.new_zeros(len(heads), len(self.vocabulary.entity_ids))
-        for side, weight in enumerate(weights.unbind(1)):
-            given, other, how = (self.get_buffer(f"{key}_{side}")
-                                 for key in ("given", "other", "how"))
-            owner, place = _rows(given, heads.contiguous())
-            total = total.index_put((owner, other[place]), (weight[owner] * how[place]).sum(1),
-                                    accumulate=True)
+        for side, other in enumerate((mentions.name, mentions.text)):
+            owner, place = _rows(self.get_buffer(f"given_{side}"), heads.contiguous())
+            pair = self.get_buffer(f"pair_{side}")[place]
+            worth = (weights[owner, side] * how[pair]).sum(1)
+            if self.config.words:
+                around = functional.embedding_bag(mentions.around[pair], self.words, mode="sum",
+                                                  padding_idx=0)
+                asked = self.asks[relations, side][owner]
+                worth = worth + mentions.share[pair] * (around * asked).sum(1)
+            total = total.index_put((owner, other[pair]), worth, accumulate=True)
         return total
 
     def loss(self, batch: Batch) -> Tensor:
@@ -83,8 +103,9 @@ class MentionScorer(EntityScorer):
         """
         head, relation, tail = batch["queries"].unbind(1)
         total: Tensor = functional.cross_entropy(self.score(head, relation), tail, reduction="sum")
+        drawn = [weight for name, weight in self.named_parameters() if name != "common"]
         return total + (self.config.shrinkage * len(head) / self.examples
-                        * self.own.square().sum())
+                        * torch.stack([weight.square().sum() for weight in drawn]).sum())
 
     def feed(self, graph: KnowledgeGraph, seed: int) -> Feed:
         """As in `EntityScorer`; nothing is drawn at random."""

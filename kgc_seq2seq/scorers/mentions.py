@@ -31,7 +31,9 @@ class Mentions:
     rarity: Tensor
     """How rare what stands there is, float32 [M], above 0: the sum of its words' weights, each of
     about 1 where a word stands nowhere else."""
-    STORED: ClassVar = ("text", "name", "share", "rarity")
+    around: Tensor
+    """The words before and after it, by number from 1, int32 [M, W]; 0: no more of them."""
+    STORED: ClassVar = ("text", "name", "share", "rarity", "around")
     """The tensors that a saved scorer holds."""
 
 

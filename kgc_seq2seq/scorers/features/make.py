@@ -25,7 +25,7 @@ from caption_cache.images import open_or_none, read_entities
 from caption_cache.prefetch import prefetch
 from caption_cache.progress import progress_bar
 from kgc_seq2seq.scorers.features.generated import images_to_read, read_generated_texts
-from kgc_seq2seq.scorers.features.mentions import LEAST, find_mentions
+from kgc_seq2seq.scorers.features.mentions import AFTER, BEFORE, LEAST, OFTEN, find_mentions
 from kgc_seq2seq.scorers.known import MENTIONS
 from kgc_seq2seq.scorers.mentions import read_mentions, write_mentions
 from kgc_seq2seq.scorers.vectors import Vectors, vectors_path, write_vectors
@@ -143,8 +143,8 @@ def make_mentions(
     found = _read_texts(dataset, captions, generated=generated)
     texts = [_joined(*said) for said in found.said]
     path = vectors_path(dataset, MENTIONS)
-    about = {"encoder": "shares and rarity", "least": LEAST,
-             "key": _hash([found.ids, found.names, texts])}
+    about = {"encoder": "shares, rarity, words around", "least": LEAST,
+             "around": [BEFORE, AFTER, OFTEN], "key": _hash([found.ids, found.names, texts])}
     if _about(path) == about:
         mentions = read_mentions(path, found.ids)
     else:

@@ -2,15 +2,18 @@
 
 A name counts as named by how much of it a text holds, rare words more than common ones, so that
 spellings may differ a little. What stands in brackets at its end, as in *Hamlet (1948 film)*, tells
-names apart and is hardly ever said; it is left out.
+names apart and is hardly ever said; it is left out. What else is said around a mention may tell of
+which relation it speaks: *born in Paris*, *Mayor of Paris*.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from caption_cache.errors import InputError
@@ -19,8 +22,14 @@ from kgc_seq2seq.scorers.mentions import Mentions
 
 LEAST = 0.3
 """Less of a name is no mention."""
+BEFORE, AFTER = 10, 5
+"""So many words around a mention are kept."""
+OFTEN = 5
+"""What stands there less often is left out."""
 AT_ONCE = 1000
 """So many texts are compared with all names at once."""
+Longs = npt.NDArray[np.int64]
+_WORD = r"(?u)\w+"
 _BRACKETS = re.compile(r"\s*\([^()]*\)\s*$")
 
 
@@ -33,6 +42,8 @@ def find_mentions(
     ``ln((1 + D) / (1 + n)) + 1`` where it stands in n of the D = 2N names and texts, as in
     scikit-learn's smoothed inverse document frequency. `Mentions.share` is the part of a name's
     weight that a text holds, `Mentions.rarity` the weight itself over ``ln(1 + D)``.
+    `Mentions.around` numbers the words before and after the longest run of the name's words, and
+    the nearest of them once more.
 
     Args:
         names: Of N entities.
@@ -49,7 +60,7 @@ def find_mentions(
         raise InputError("To find mentions needs scikit-learn; install it with "
                          "pip install 'kgc-seq2seq[vectors]'.") from None
     bare = [_BRACKETS.sub("", name) for name in names]
-    counter = CountVectorizer(token_pattern=r"(?u)\w+", ngram_range=(1, 2), binary=True,
+    counter = CountVectorizer(token_pattern=_WORD, ngram_range=(1, 2), binary=True,
                               dtype=np.float32)
     try:
         words = counter.fit_transform([*bare, *texts])
@@ -70,5 +81,58 @@ def find_mentions(
         found.append((text[good][order], name[good][order], part.data[good][order]))
     text, name, held = (np.concatenate(column) for column in zip(*found, strict=True))
     shares = np.minimum(held / whole[name], 1)
+    around = _around([_words(said) for said in texts], [_words(said) for said in bare], text, name,
+                     show_progress=show_progress)
     return Mentions(*map(torch.from_numpy, (
-        text, name, shares, held / np.float32(np.log(1 + words.shape[0])))))
+        text, name, shares, held / np.float32(np.log(1 + words.shape[0])), around)))
+
+
+def _words(said: str) -> list[str]:
+    return re.findall(_WORD, said.lower())
+
+
+def _around(
+    texts: Sequence[Sequence[str]], names: Sequence[Sequence[str]], text: Longs, name: Longs, *,
+    show_progress: bool,
+) -> npt.NDArray[np.int32]:
+    """`Mentions.around` of pairs, texts ascending."""
+    known: dict[tuple[str, str], int] = {}
+    table = np.zeros((len(text), BEFORE + AFTER + 2), np.int32)
+    common = Counter(word for words in texts for word in set(words))
+    last, places = -1, dict[str, list[int]]()
+    pairs = tracked(range(len(text)), "words around mentions", visible=show_progress)
+    for row, owner, named in zip(pairs, text.tolist(), name.tolist(), strict=True):
+        words = texts[owner]
+        if owner != last:
+            last, places = owner, {}
+            for place, word in enumerate(words):
+                places.setdefault(word, []).append(place)
+        start, end = _run(words, places, names[named], common)
+        before, after = words[max(0, start - BEFORE) : start], words[end : end + AFTER]
+        found = [(side, word) for side, said in (
+            ("before", before), ("after", after), ("just before", before[-1:]),
+            ("just after", after[:1])) for word in said]
+        table[row, : len(found)] = [known.setdefault(term, len(known) + 1) for term in found]
+    often = np.bincount(table.ravel(), minlength=len(known) + 1) >= OFTEN
+    often[0] = False
+    return np.where(often, often.cumsum(), 0).astype(np.int32)[table]
+
+
+def _run(
+    words: Sequence[str], places: Mapping[str, Sequence[int]], name: Sequence[str],
+    common: Mapping[str, int],
+) -> tuple[int, int]:
+    """Where the longest run of a name's words begins and ends that holds the rarest one there."""
+    rarest = min((place for place, word in enumerate(name) if word in places),
+                 key=lambda place: common[name[place]])
+    best = 0, 0
+    for place in places[name[rarest]]:
+        first = place - rarest  # where the name would begin
+        start, end = place, place + 1
+        while start > max(first, 0) and words[start - 1] == name[start - 1 - first]:
+            start -= 1
+        while end < min(first + len(name), len(words)) and words[end] == name[end - first]:
+            end += 1
+        if end - start > best[1] - best[0]:
+            best = start, end
+    return best
