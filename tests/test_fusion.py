@@ -521,7 +521,7 @@ def test_a_killed_fusion_goes_on_and_a_finished_one_is_left_as_it_is(
     assert len(fitted) == 1
     assert answer(capsys, *command) == again
     assert len(fitted) == 1
-    # What was asked otherwise, or of other texts or facts, is fitted anew.
+    # What was asked otherwise, or of other facts, is fitted anew.
     other = answer(capsys, *command, "--shrinkage", "3")
     assert other["protocol"]["shrinkage"] == 3
     test = here / "data" / "test.tsv"

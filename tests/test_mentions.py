@@ -35,9 +35,13 @@ WORDS = st.lists(st.sampled_from(["ann", "Bo", "the", "cat", "(old)", "of", "-"]
 TEXTS = WORDS.map(" ".join)
 
 
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
 def terms(text: str) -> set[str]:
-    words = re.findall(r"\w+", text.lower())
-    return {*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))}
+    said = words(text)
+    return {*said, *(f"{one} {other}" for one, other in itertools.pairwise(said))}
 
 
 @settings(deadline=None)
@@ -70,7 +74,7 @@ def test_mentions_are_those_of_a_brute_force_search(
 
 def around(name: str, text: str, common: Counter[str]) -> list[str]:
     """The words around a mention, by looking at every run of words of the name."""
-    named, said = (re.findall(r"\w+", words.lower()) for words in (name, text))
+    named, said = words(name), words(text)
     turn = min((place for place, word in enumerate(named) if word in said),
                key=lambda place: (common[named[place]], place))
     runs = [(start, start + length)
@@ -94,7 +98,7 @@ def test_the_words_around_mentions_are_those_of_a_brute_force_search(
         patch.setattr(finding, "OFTEN", often)
         patch.setattr(finding, "BEFORE", 3)
         found = find_mentions(names, texts, show_progress=False)
-        common = Counter(word for text in texts for word in set(re.findall(r"\w+", text.lower())))
+        common = Counter(word for text in texts for word in set(words(text)))
         bare = [re.sub(r"\s*\([^()]*\)\s*$", "", name) for name in names]
         expected = [around(bare[name], texts[text], common)
                     for text, name in zip(found.text.tolist(), found.name.tolist(), strict=True)]
@@ -201,10 +205,10 @@ def test_the_scorer_is_its_equation(seed: int, width: int) -> None:
                 + torch.einsum("qf,qnf->qn", weights[:, 1], table.transpose(0, 1)[heads]))
     if width:
         said = torch.zeros(count, count, width, dtype=torch.float64)
-        for text, name, share, words in zip(mentions.text, mentions.name, mentions.share,
-                                            mentions.around.tolist(), strict=True):
+        for text, name, share, near in zip(mentions.text, mentions.name, mentions.share,
+                                           mentions.around.tolist(), strict=True):
             said[text, name] = share * sum(
-                (scorer.words[word] for word in words if word), torch.zeros(width))
+                (scorer.words[word] for word in near if word), torch.zeros(width))
         expected = expected + (
             torch.einsum("qf,qnf->qn", scorer.asks[asked, 0], said[heads])
             + torch.einsum("qf,qnf->qn", scorer.asks[asked, 1], said.transpose(0, 1)[heads]))

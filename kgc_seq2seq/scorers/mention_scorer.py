@@ -39,10 +39,9 @@ class MentionScorer(EntityScorer):
     """``s(h, r, t) = a_r(h, t) + b_r(t, h)``.
 
     ``a_r(x, y)`` is what it is worth that the text of x names y, 0 where it does not: the share of
-    the name that stands there times a number, the share times its rarity times another, and the
-    share times ``u_r · Σ w`` over the vectors w of the words around it (`Mentions`); ``b_r`` alike.
-    The two numbers are the common ones and the relation's own. It knows nothing else: all entities
-    without a mention are equally probable.
+    the name that stands there times ``p_r + q_r · rarity + u_r · Σ w``, w the vectors of the words
+    around it (`Mentions`); ``b_r`` alike. p and q are the common numbers and the relation's own. It
+    knows nothing else: all entities without a mention are equally probable.
     """
 
     name = "mentions"
@@ -80,18 +79,18 @@ class MentionScorer(EntityScorer):
     def score(self, heads: Tensor, relations: Tensor) -> Tensor:
         """As in `EntityScorer`."""
         mentions = self._mentions
-        how = torch.stack([mentions.share, mentions.share * mentions.rarity], 1)
         weights = self.common + self.own[relations]  # [B, 2, 2]: side, share or rarity
         total: Tensor = weights.new_zeros(len(heads), len(self.vocabulary.entity_ids))
         for side, other in enumerate((mentions.name, mentions.text)):
             owner, place = _rows(self.get_buffer(f"given_{side}"), heads.contiguous())
             pair = self.get_buffer(f"pair_{side}")[place]
-            worth = (weights[owner, side] * how[pair]).sum(1)
+            plain, rare = weights[owner, side].unbind(1)
+            worth = plain + rare * mentions.rarity[pair]
             if self.config.words:
                 around = functional.embedding_bag(mentions.around[pair], self.words, mode="sum",
                                                   padding_idx=0)
-                asked = self.asks[relations, side][owner]
-                worth = worth + mentions.share[pair] * (around * asked).sum(1)
+                worth = worth + (around * self.asks[relations, side][owner]).sum(1)
+            worth = mentions.share[pair] * worth
             total = total.index_put((owner, other[pair]), worth, accumulate=True)
         return total
 
