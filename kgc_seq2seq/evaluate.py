@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,20 +103,22 @@ def evaluate_split(
 
 
 def conclude(
-    run: Path, system: System, accelerator: Accelerator, ranker: CertifiedRanks | None = None
+    run: Path, system: System, accelerator: Accelerator, ranker: CertifiedRanks | None = None,
+    splits: Sequence[str] = ("valid", "test"),
 ) -> Answer | None:
-    """Evaluate a new run on valid and on test, once each: what has a result is left as it is.
+    """Evaluate a new run, once a split: what has a result is left as it is.
 
     Args:
         run: The run folder.
         system: The run's best model, or the fusion.
         accelerator: All its processes must call this.
         ranker: How; None: exactly.
+        splits: On which; the last is ``test``.
 
     Returns:
         The result on test; None on all processes but the first.
     """
-    for split in ("valid", "test"):
+    for split in splits:
         path = run / "results" / f"{_result_name(split, ranker)}.json"
         if not path.exists():
             evaluate_split(run, split, system, accelerator, ranker)

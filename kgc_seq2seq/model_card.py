@@ -44,8 +44,11 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
     first = run / read_fusion(run).parts[0].run if kind == "fusion" else run
     writes = run_kind(first) == "generator"
     config = read_yaml(first / "config.yaml")
-    results = {split: read_result(run / "results" / f"{surest_result(run, split)}.json")
-               for split in ("valid", "test")}
+    paths = {split: run / "results" / f"{surest_result(run, split)}.json"
+             for split in ("valid", "test")}
+    # Valid may never have been ranked as a whole.
+    results = {split: read_result(path) for split, path in paths.items()
+               if split == "test" or path.is_file()}
     dataset = first / str(config["dataset"])
     graph, about = read_graph(dataset), read_about(dataset)
     protocol = results["test"]["protocol"]

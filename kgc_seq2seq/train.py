@@ -144,7 +144,9 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     if stopped is not None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
-    return conclude(run, Generator(verbalizer, best), accelerator, ranker)
+    # Where a part of valid has to be enough to choose by, all of it takes too long as well.
+    splits = ("valid", "test") if some is None else ("test",)
+    return conclude(run, Generator(verbalizer, best), accelerator, ranker, splits)
 
 
 def begin(

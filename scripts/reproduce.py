@@ -2,9 +2,9 @@
 
 Imports (and repairs), audits, makes vectors, trains every row and seed, fuses, evaluates each once
 on test, and writes ``scripts/results/reproduce-NAME-SCALE.json`` after every run. Whatever is there
-already is not made again, so a stopped run goes on with the same command. With ``--add`` rows and
-seeds that were made elsewhere stay in the document. What a scale trains, and for how long, stands
-in ``configs/reproduce/SCALE.yaml``.
+already is not made again, so a stopped run goes on with the same command; two that share a folder
+wait for what the other is making. With ``--add`` rows and seeds that were made elsewhere stay in
+the document. What a scale trains, and for how long, stands in ``configs/reproduce/SCALE.yaml``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from bench_common import machine, spread
+from filelock import FileLock, Timeout
 
 from kgc_seq2seq.evaluation.ranks import middle
 from kgc_seq2seq.evaluation.results import surest_result
@@ -58,8 +60,23 @@ SOURCES = {
 }
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a command cost."""
+
+    seconds: float = 0.0
+    """Its time on the clock."""
+    peak_bytes: float = 0.0
+    """The most memory it held."""
+
+
 class Stopped(Exception):
     """The time is over; what has been done is kept."""
+
+    def __init__(self, spent: Spent = Spent()) -> None:
+        """Say what the command that was stopped has cost."""
+        super().__init__()
+        self.spent = spent
 
 
 class Runner:
@@ -76,8 +93,26 @@ class Runner:
         if self._child:
             self._child.terminate()
 
-    def __call__(self, name: str, *words: str | Path) -> dict[str, float]:
-        """Run ``python -m WORDS``; gives its seconds and its peak memory in bytes.
+    @contextmanager
+    def alone(self, path: Path) -> Iterator[None]:
+        """Hold a lock file, as soon as no other process does.
+
+        Raises:
+            Stopped: The time is over.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(cancel_check=lambda: self._left() <= 0)
+        except Timeout:
+            raise Stopped from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def __call__(self, name: str, *words: str | Path) -> Spent:
+        """Run ``python -m WORDS``.
 
         Raises:
             Stopped: The time is over; the command was told to stop and keep what it has.
@@ -98,12 +133,13 @@ class Runner:
             _, status, usage = os.wait4(child.pid, 0)
             timer.cancel()
         child.returncode = code = os.waitstatus_to_exitcode(status)
+        spent = Spent(round(time.monotonic() - start, 1), usage.ru_maxrss * 1024.0)
         if code in (STOPPED, -signal.SIGTERM) or (code and self._left() <= 0):
-            raise Stopped
+            raise Stopped(spent)
         if code:
             end = log.read_text("utf-8", "replace").splitlines()[-15:]
             raise SystemExit("\n".join([f"{name} failed; the end of {log}:", *end]))
-        return {"seconds": time.monotonic() - start, "peak_bytes": usage.ru_maxrss * 1024.0}
+        return spent
 
     def _left(self) -> float:
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()
@@ -123,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = [options.first_seed + place for place in range(options.seeds or plan["seeds"])]
     before = {number: signal.signal(number, run.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        dataset = prepare(options, plan, work, run)
+        with run.alone(work.parent / "prepare.lock"):
+            dataset = prepare(options, plan, work, run)
         for seed in seeds:  # every row once, before any row a second time
             for row in rows:
                 make_row(work, plan["rows"], row, seed, dataset, run)
@@ -226,10 +263,17 @@ def make_row(
 ) -> Path:
     """The run of a row and a seed, made where it is missing, with what it is fused of."""
     out = run_folder(work, name, seed)
+    with run.alone(out.with_suffix(".lock")):
+        if not _is_made(out):
+            _make(work, rows, name, seed, dataset, run)
+    return out
+
+
+def _make(
+    work: Path, rows: Mapping[str, Any], name: str, seed: int, dataset: Path, run: Runner
+) -> None:
+    out, row = run_folder(work, name, seed), rows[name]
     cost = out.with_suffix(".cost.json")
-    if _is_made(out):
-        return out
-    row = rows[name]
     if "fuse" in row:
         parts = [make_row(work, rows, part, seed, dataset, run) for part in row["fuse"]]
         words: list[str | Path] = ["kgc_seq2seq.cli", "fuse", *parts, "--out", out,
@@ -237,22 +281,20 @@ def make_row(
     else:
         config = {**row["config"], "dataset": str(dataset), "out": str(out), "seed": seed}
         path = out.with_suffix(".yaml")
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
         words = [f"kgc_seq2seq.{row['with']}", "--config", path]
-    before = json.loads(cost.read_text()) if cost.is_file() else {"seconds": 0, "peak_bytes": 0}
-    start = time.monotonic()
-    try:
-        spent = run(f"{out.parent.name}-{out.name}", *words)
-    except Stopped:
+    before = json.loads(cost.read_text()) if cost.is_file() else asdict(Spent())
+
+    def note(spent: Spent) -> None:
         cost.write_text(json.dumps({
-            **before, "seconds": before["seconds"] + time.monotonic() - start}))
+            "seconds": round(before["seconds"] + spent.seconds, 1),
+            "peak_bytes": max(before["peak_bytes"], spent.peak_bytes), "machine": machine()}))
+
+    try:
+        note(run(f"{out.parent.name}-{out.name}", *words))
+    except Stopped as stopped:
+        note(stopped.spent)
         raise
-    cost.write_text(json.dumps({
-        "seconds": round(before["seconds"] + spent["seconds"], 1),
-        "peak_bytes": max(before["peak_bytes"], spent["peak_bytes"]),
-        "machine": machine()}))
-    return out
 
 
 def run_folder(work: Path, row: str, seed: int) -> Path:
@@ -362,7 +404,9 @@ def _summary(runs: Sequence[Path]) -> dict[str, Any]:
     protocol = {key: value for key, value in first["protocol"].items() if key != "seed"}
     return {
         "seeds": [int(run.name.removeprefix("seed-")) for run in runs], **sides,
-        "valid_mrr": spread(middle(valid["both"]["mrr"]) for valid in valids),
+        # Generators choose by a part of valid, and are not ranked on all of it.
+        **({"valid_mrr": spread(middle(valid["both"]["mrr"]) for valid in valids)}
+           if len(valids) == len(runs) else {}),
         # Where ranks are certified, figures are middles of brackets; so far the exact MRR may be.
         "mrr_within": max(half_width(test["both"]["mrr"]) for test in tests),
         "slices": slices, "by_relation": relations,

@@ -17,7 +17,9 @@ from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.training.batches import Batch, Batches
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(1)  # models as small as these only wait for a second thread
+# Models as small as these only wait for a second thread; the same for commands that tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -75,16 +75,33 @@ def test_captions_go_along_in_their_order_and_only_where_they_are_read(
     assert not (tmp_path / "reads-none-exported" / "dataset" / "captions").exists()
 
 
-def test_the_card_names_the_budget_of_a_step(trained: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to change."""
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    dataset = (trained / yaml.safe_load((run / "config.yaml").read_text())["dataset"]).resolve()
-    config = yaml.safe_load((run / "config.yaml").read_text()) | {"dataset": str(dataset)}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["dataset"] = str((trained / config["dataset"]).resolve())
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "; 32 examples a step." in model_card(run, "me/mine", None)
+    return run
+
+
+def test_the_card_names_the_budget_of_a_step(copied: Path) -> None:
+    assert "; 32 examples a step." in model_card(copied, "me/mine", None)
+    config = yaml.safe_load((copied / "config.yaml").read_text())
     config["training"]["batch_tokens"] = 4096
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "; at most 4,096 tokens a step." in model_card(run, "me/mine", None)
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "; at most 4,096 tokens a step." in model_card(copied, "me/mine", None)
+
+
+def test_the_card_leaves_out_a_valid_that_was_never_ranked(copied: Path) -> None:
+    assert "| valid | head" in model_card(copied, "me/mine", None)
+    (copied / "results" / "valid.json").unlink()
+    card = model_card(copied, "me/mine", None)
+    assert "| test | head" in card and "| valid |" not in card
+    (copied / "results" / "test.json").unlink()
+    with pytest.raises(InputError, match="--split test"):
+        model_card(copied, "me/mine", None)
 
 
 def test_the_exported_folder_holds_what_it_needs_and_no_more(exported: Path) -> None:

@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -106,6 +107,59 @@ def test_rows_are_made_once_and_averaged_over_seeds(
     config = yaml.safe_load((runs / "complex--wide" / "seed-0.yaml").read_text())
     assert config["model"] == {"dim": 8}
     assert "| DistMult |" in capsys.readouterr().out
+
+
+def test_two_that_share_a_folder_make_everything_once(
+    reproduce: ModuleType, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    command = [sys.executable, reproduce.__file__, "MKG-Y", "--source", str(source), "--plan",
+               str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--rows", "DistMult",
+               "--seeds", "1", "--results"]
+    both = [subprocess.Popen([*command, str(tmp_path / name)], stderr=subprocess.PIPE, text=True,
+                             stdout=subprocess.DEVNULL) for name in "ab"]
+    said = "".join(one.communicate()[1] for one in both)
+    assert [one.returncode for one in both] == [0, 0], said
+    for name in ("import", "audit", "distmult-seed-0"):
+        assert said.count(f"{name}: kgc_seq2seq.") == 1, name
+    made = [(tmp_path / name / "reproduce-MKG-Y-cpu.json").read_bytes() for name in "ab"]
+    assert made[0] == made[1]
+
+
+def test_who_waits_for_another_can_be_stopped(reproduce: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "seed-0.lock"
+    over, endless = (reproduce.Runner(tmp_path, minutes) for minutes in (0, None))
+    with ThreadPoolExecutor(1) as pool:
+        lock = endless.alone(path)
+        pool.submit(lock.__enter__).result()
+        with pytest.raises(reproduce.Stopped), over.alone(path):
+            pass
+        pool.submit(lock.__exit__, None, None, None).result()
+    with over.alone(path):
+        assert path.is_file()
+
+
+def test_what_a_stopped_run_has_cost_is_counted(
+    reproduce: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    words = ["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"), "--out",
+             str(tmp_path), "--results", str(tmp_path), "--rows", "DistMult", "--seeds", "1"]
+    start = subprocess.Popen
+
+    def stopped(words: list[str], **named: Any) -> Any:
+        if "kgc_seq2seq.train_scorer" in words:
+            words = [sys.executable, "-c", f"raise SystemExit({reproduce.STOPPED})"]
+        return start(words, **named)
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", stopped)
+    assert reproduce.main(words) == reproduce.STOPPED
+    cost = tmp_path / "MKG-Y" / "cpu" / "runs" / "distmult" / "seed-0.cost.json"
+    spent = json.loads(cost.read_text())
+    assert spent["seconds"] > 0 and spent["peak_bytes"] > 0
+    monkeypatch.undo()
+    assert reproduce.main(words) == 0
+    assert json.loads(cost.read_text())["seconds"] > spent["seconds"]
 
 
 def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(

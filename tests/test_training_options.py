@@ -18,6 +18,7 @@ from transformers import T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation.ranks import middle
 from kgc_seq2seq.evaluation.results import ranks_of, read_ranks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
@@ -52,6 +53,9 @@ def test_a_validation_may_rank_a_part_of_valid(tiny: Path, tmp_path: Path) -> No
     (tiny / "valid.tsv").write_text((tiny / "train.tsv").read_text())  # enough to choose from
     run = tmp_path / "run"
     run_training(config(tiny, run, steps=5, validate_facts=1))
+    assert sorted(path.name for path in (run / "results").iterdir()) == [
+        "test-ranks.parquet", "test.json"]
+    evaluate_run(run, "valid")
     ranks = ranks_of(read_ranks(run / "results" / "valid-ranks.parquet"))
     tail, head = (1 / ranks.realistic).reshape(2, -1)
     found = [line["valid_mrr"] for line in map(

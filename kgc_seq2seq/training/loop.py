@@ -82,7 +82,8 @@ class TrainingConfig(LoopConfig):
     all processes together."""
     validate_facts: int | None = None
     """So many facts of valid, drawn by the seed, are ranked at each validation; None: all. Ranks
-    among many thousand names take long; the state that is kept is evaluated on all of valid."""
+    among many thousand names take long, so that in the end only test is ranked as a whole;
+    ``kgc evaluate RUN --split valid`` ranks valid."""
     ranks: Literal["exact", "certified"] = "exact"
     """How answers are ranked, at validations and at the end: exactly, or within brackets that hold
     every reciprocal rank to 0.002, which is many times cheaper among many thousand names. A state
