@@ -14,6 +14,8 @@ from pathlib import Path
 from caption_cache.errors import InputError
 
 _log = logging.getLogger(__name__)
+_UMASK = os.umask(0)  # it cannot be read without being set
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -23,7 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
     A file is flushed to the disk before the rename, so after a power cut ``path`` holds
     either the old content or the new, never a part. A folder that is there is renamed first and
     deleted last: a process that is killed between two renames leaves it whole beside ``path``.
-    When the body raises, what was written aside is removed and ``path`` stays as it was.
+    When the body raises, what was written aside is removed and ``path`` stays as it was. Files
+    that a library wrote for their owner alone are made as readable as any new file.
 
     Raises:
         OSError: The folder cannot be written, or the disk is full.
@@ -35,6 +38,9 @@ def replacing(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
         yield aside
+        for written in (aside, *aside.rglob("*")):
+            if written.is_file():
+                written.chmod(written.stat().st_mode | (0o666 & ~_UMASK))
         if aside.is_file():
             with aside.open("rb") as file:
                 os.fsync(file.fileno())

@@ -127,6 +127,19 @@ def test_a_training_does_not_go_on_with_other_texts(
     assert "(different: data.texts)" in error(capsys)
 
 
+@both_kinds
+def test_others_may_read_a_run_as_they_may_read_any_new_file(
+    kind: str, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "any").touch()
+    begin, words = KINDS[kind]
+    assert begin(words(tiny, tmp_path / "run")) == 0
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"model.safetensors", "config.yaml", "test.json"}
+    usual = (tmp_path / "any").stat().st_mode
+    assert {path: path.stat().st_mode for path in files} == dict.fromkeys(files, usual)
+
+
 def test_what_a_start_left_that_came_to_nothing_is_not_used(tiny: Path, tmp_path: Path) -> None:
     run, fresh = tmp_path / "run", tmp_path / "fresh"
     assert train.main(generator(tiny, run, "--training.compile", "inductr")) == 2
