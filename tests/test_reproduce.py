@@ -156,7 +156,7 @@ def test_what_a_stopped_run_has_cost_is_counted(
     assert reproduce.main(words) == reproduce.STOPPED
     cost = tmp_path / "MKG-Y" / "cpu" / "runs" / "distmult" / "seed-0.cost.json"
     spent = json.loads(cost.read_text())
-    assert spent["seconds"] > 0 and spent["peak_bytes"] > 0
+    assert spent["peak_bytes"] > 10**6
     monkeypatch.undo()
     assert reproduce.main(words) == 0
     assert json.loads(cost.read_text())["seconds"] > spent["seconds"]
