@@ -46,11 +46,10 @@ class Told:
 class Context:
     """Chooses facts of the train split by the seed, the epoch and the query.
 
-    The fact that is asked for is never chosen, as it stands or in other words: by the same
-    relation in whichever direction, or by one that implies it (`RelationRules`, found on train).
-    That holds for the answer of a query, and for every one that valid or test has, so that it
-    makes no difference in evaluation that the answer is not given: of a data set that leaks, less
-    is told, never more.
+    The fact that is asked for is never chosen, by the same relation in whichever direction or,
+    unless ``implying``, by one that implies it (`RelationRules`, found on train). That holds for
+    the answer of a query, and for every one that valid or test has, so that it makes no difference
+    in evaluation that the answer is not given: of a data set that leaks, less is told, never more.
     """
 
     def __init__(self, graph: KnowledgeGraph, config: InputConfig, seed: int) -> None:
@@ -176,10 +175,12 @@ class Context:
 
     @cached_property
     def _states(self) -> Bools:
-        """Whether a fact of the second relation states one of the first, bool [2R, 2R]."""
+        """Whether a fact of the second relation may state one of the first, bool [2R, 2R]."""
         graph, count = self.graph, self.graph.num_relations
-        rules = RelationRules.find(distinct_rows(graph.train), graph.num_entities, count)
         states = np.tile(np.eye(count, dtype=bool), (2, 2))
+        if self.config.implying:
+            return states
+        rules = RelationRules.find(distinct_rows(graph.train), graph.num_entities, count)
         body, head = np.divmod(rules.same, count)
         states[head, body] = states[head + count, body + count] = True
         body, head = np.divmod(rules.inverse, count)
