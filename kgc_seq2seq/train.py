@@ -138,7 +138,7 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         **stored.as_dict(), "data": {"graph": graph.fingerprint, "texts": texts_hash(
             graph, captions, config)}}, {
         "system": "generator", "setting": config.input.setting,
-        "neighbours": config.input.neighbours,
+        "neighbours": config.input.neighbours, "implying": config.input.implying,
         "captions": config.input.reads_captions,
         **_selection(len(facts), len(graph.valid), ranker)})
     if stopped is not None:
@@ -216,7 +216,8 @@ def train_task(
             "steps": progress.step, "best_step": progress.best_step,
             "parameters": count_parameters(task.model),
             "training_seconds": round(progress.seconds, 1),
-            "processes": accelerator.num_processes, "device": str(accelerator.device), **facts,
+            "processes": accelerator.num_processes, "device": str(accelerator.device),
+            "mixed_precision": accelerator.mixed_precision, **facts,
         })
     accelerator.wait_for_everyone()
     return None

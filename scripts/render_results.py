@@ -21,7 +21,7 @@ from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from reproduce import is_wide, least_mrr, percent, row_figures, run_folder
+from reproduce import COLUMNS, is_wide, least_mrr, percent, row_figures, run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
@@ -83,8 +83,7 @@ def section(name: str, published: Mapping[str, Any]) -> str:
     if name == "nations":
         return nations_section()
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
-    lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head | minutes |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [f"| system | {' | '.join(COLUMNS)} | minutes |", "|---" * (2 + len(COLUMNS)) + "|"]
     notes: list[str] = []
 
     def mark(note: str | None) -> str:
@@ -110,7 +109,7 @@ def section(name: str, published: Mapping[str, Any]) -> str:
                              for figure in entry["figures"])
         source = "" if entry["source"] == system else f" ({entry['source']})"
         lines.append(f"| *{system}, as published{source}*{mark(entry.get('note'))} | {figures} "
-                     "| | | |")
+                     "| | | | |")
     lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -426,17 +426,23 @@ def half_width(metric: float | Mapping[str, float]) -> float:
 
 def table(document: Mapping[str, Any]) -> str:
     """The rows as a Markdown table, in percent."""
-    lines = ["| system | MRR | Hits@1 | Hits@3 | Hits@10 | MRR, tail | MRR, head |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [f"| system | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
     for name, row in document["rows"].items():
         lines.append(f"| {name} | " + " | ".join(row_figures(row)) + " |")
     return "\n".join(lines)
 
 
+COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "MRR, tail", "MRR, head", "MRR, not linked")
+"""What a table shows: four metrics, the MRR of each direction, and that of the queries whose two
+entities no fact of train links."""
+
+
 def row_figures(row: Mapping[str, Any]) -> list[str]:
-    """What a table shows of a row: four metrics, and the MRR of each direction."""
+    """What a table shows of a row: `COLUMNS`."""
+    unlinked = row["slices"].get("linked", {}).get("not linked")  # earlier results lack it
     shown = [*(percent(row["both"][metric]) for metric in METRICS),
-             *(percent(row[side]["mrr"]) for side in ("tail", "head"))]
+             *(percent(row[side]["mrr"]) for side in ("tail", "head")),
+             percent(unlinked["mrr"]) if unlinked else "–"]
     if not is_wide(row):
         return shown
     # The middles of such brackets would be read as figures.

@@ -59,6 +59,7 @@ def test_slices_are_those_of_a_plain_count(seed: int) -> None:
     graph = random_graph(seed, entities=15, facts=45)
     pictured = np.random.default_rng(seed).random(graph.num_entities) < 0.5
     degree = Counter(end for h, _, t in graph.train.tolist() for end in (h, t))
+    pairs = {frozenset((h, t)) for h, _, t in graph.train.tolist()}
     kind = {relation["id"]: relation["cardinality"]
             for relation in describe_graph(graph)["by_relation"]}
 
@@ -73,6 +74,7 @@ def test_slices_are_those_of_a_plain_count(seed: int) -> None:
             row = {
                 "cardinality": kind[graph.relation_ids[r]],
                 "entities": "both seen in train" if degree[h] and degree[t] else "one unseen",
+                "linked": "linked in train" if {h, t} in pairs else "not linked",
                 "given_degree": bucket(given_), "answer_degree": bucket(answer),
                 "given_image": "with" if pictured[given_] else "without",
                 "answer_image": "with" if pictured[answer] else "without"}

@@ -107,6 +107,11 @@ def test_rows_are_made_once_and_averaged_over_seeds(
     config = yaml.safe_load((runs / "complex--wide" / "seed-0.yaml").read_text())
     assert config["model"] == {"dim": 8}
     assert "| DistMult |" in capsys.readouterr().out
+    unlinked = row["slices"].pop("linked")["not linked"]["mrr"]
+    assert document["rows"]["ComplEx, wide"]["slices"]["linked"]["linked in train"]["count"]
+    assert reproduce.row_figures(row)[-1] == "–"  # as of results of before this was one
+    row["slices"]["linked"] = {"not linked": {"mrr": unlinked}}
+    assert reproduce.row_figures(row)[-1] == reproduce.percent(unlinked)
 
 
 def test_two_that_share_a_folder_make_everything_once(

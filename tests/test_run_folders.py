@@ -77,6 +77,7 @@ def test_a_training_begun_again_has_not_ended(
     assert begin([*again, "--json"]) == 0
     ended = json.loads(capsys.readouterr().out)
     assert (ended["protocol"]["seed"], ended["protocol"]["steps"]) == (5, 24)
+    assert ended["protocol"]["mixed_precision"] == "no"
     assert main(["evaluate", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["both"] == ended["both"]
 

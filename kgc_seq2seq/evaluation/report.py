@@ -29,6 +29,7 @@ _RANKS = {
 _SLICES = {
     "cardinality": "Cardinality of the relation",
     "entities": "Entities that train knows",
+    "linked": "Facts of train between the two entities",
     "given_degree": "Train facts of the given entity",
     "answer_degree": "Train facts of the answer",
     "given_image": "Image of the given entity",
