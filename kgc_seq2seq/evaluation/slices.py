@@ -22,8 +22,7 @@ def slices(
 
     - ``cardinality``: of the relation, by its train facts (Bordes et al. 2013)
     - ``entities``: whether train says anything of both ends of the triple
-    - ``linked``: whether some fact of train, of another relation or the other way round, links both
-      ends
+    - ``linked``: whether a fact of train, by any relation and either way round, links both ends
     - ``given_degree``, ``answer_degree``: train facts of the entity that is given, of the answer
     - ``given_image``, ``answer_image``: whether it has an image
     - ``given_text``: whether it has a description
@@ -42,7 +41,7 @@ def slices(
     degree = graph.train_degree
     kind = cardinalities(graph)[queries[:, 1] % graph.num_relations]
     unseen = (degree[given] == 0) | (degree[answer] == 0)
-    linked = np.tile(np.isin(_ends(graph, triples), _ends(graph, graph.train)), 2)
+    linked = np.tile(graph.linked_in_train(triples), 2)
     found = {
         "cardinality": {label: kind == place for place, label in enumerate(CARDINALITIES)},
         "entities": {"both seen in train": ~unseen, "one unseen": unseen},
@@ -56,13 +55,6 @@ def slices(
     kept = {name: {label: chosen for label, chosen in parts.items() if chosen.any()}
             for name, parts in found.items()}
     return {name: parts for name, parts in kept.items() if len(parts) > 1}
-
-
-def _ends(graph: KnowledgeGraph, triples: Ints) -> Longs:
-    """The two entities of each triple as one number, whichever is the head, int64 [n]."""
-    first, second = np.sort(triples[:, [0, 2]].astype(np.int64), axis=1).T
-    ends: Longs = first * graph.num_entities + second
-    return ends
 
 
 def _buckets(degree: Longs) -> dict[str, Mask]:

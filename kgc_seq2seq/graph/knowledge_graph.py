@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows
 
@@ -115,6 +116,20 @@ class KnowledgeGraph:
         """Number of train triples each entity takes part in, int64 [N]."""
         ends = self.train[:, [0, 2]].ravel()
         return np.bincount(ends, minlength=self.num_entities)
+
+    def linked_in_train(self, triples: Ints) -> npt.NDArray[np.bool_]:
+        """Whether some train triple, by any relation and either way round, links both ends.
+
+        Args:
+            triples: int32 [n, 3].
+
+        Returns:
+            bool [n].
+        """
+        pairs, known = (
+            np.sort(rows[:, [0, 2]].astype(np.int64), axis=1) @ [self.num_entities, 1]
+            for rows in (triples, self.train))
+        return np.isin(pairs, known)
 
     @cached_property
     def fingerprint(self) -> str:

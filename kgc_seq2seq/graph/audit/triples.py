@@ -57,7 +57,7 @@ def audit_triples(graph: KnowledgeGraph) -> Iterator[Finding]:
     if len(graph.train):
         train = distinct_rows(graph.train)
         yield from _relation_leaks(graph, train)
-        yield from _linked_pairs(graph, train, keys)
+        yield from _linked_pairs(graph, keys)
         for split in ("valid", "test"):
             if len(graph.split(split)) >= MIN_TRIPLES:
                 yield from _relation_mix(graph, split)
@@ -190,15 +190,10 @@ _KINDS = {"near-duplicate": "a relation that says the same",
           "symmetric": "the same relation, read backwards"}
 
 
-def _linked_pairs(graph: KnowledgeGraph, train: Ints, keys: dict[str, Longs]) -> Iterator[Finding]:
-    def pairs(first: Ints, second: Ints) -> Longs:
-        return first.astype(np.int64) * graph.num_entities + second
-
-    known = np.concatenate([pairs(train[:, 0], train[:, 2]), pairs(train[:, 2], train[:, 0])])
+def _linked_pairs(graph: KnowledgeGraph, keys: dict[str, Longs]) -> Iterator[Finding]:
     for split in ("valid", "test"):
         triples = graph.split(split)
-        linked = np.isin(pairs(triples[:, 0], triples[:, 2]), known) & ~np.isin(
-            keys[split], keys["train"])
+        linked = graph.linked_in_train(triples) & ~np.isin(keys[split], keys["train"])
         if count := int(linked.sum()):
             yield Finding(
                 f"{split}-linked-pairs", Severity.INFO, count,
