@@ -46,10 +46,11 @@ class Told:
 class Context:
     """Chooses facts of the train split by the seed, the epoch and the query.
 
-    The fact that is asked for is never chosen, by the same relation in whichever direction or,
-    unless ``implying``, by one that implies it (`RelationRules`, found on train). That holds for
-    the answer of a query, and for every one that valid or test has, so that it makes no difference
-    in evaluation that the answer is not given: of a data set that leaks, less is told, never more.
+    The fact that is asked for is never chosen and, unless ``implying``, no other that states it: by
+    the same relation the other way round, or by one that implies it (`RelationRules`, found on
+    train). That holds for the answer of a query, and for every one that valid or test has, so that
+    it makes no difference in evaluation that the answer is not given: of a data set that leaks,
+    less is told, never more.
     """
 
     def __init__(self, graph: KnowledgeGraph, config: InputConfig, seed: int) -> None:
@@ -85,7 +86,13 @@ class Context:
         said, other = graph.neighbours.values[index].astype(np.int64).T
         asked = queries[:, 1].astype(np.int64)[owner]
         keep = np.ones(len(owner), bool)
-        same = np.flatnonzero(self._states[asked, said])
+        if config.implying:
+            # The fact itself; of one that links its entity to itself, the mirror image too.
+            loop = other == queries[:, 0][owner]
+            same = np.flatnonzero((said == asked) | loop & ((said - asked) % graph.num_relations
+                                                            == 0))
+        else:
+            same = np.flatnonzero(self._states[asked, said])
         keep[same] = ~self.is_asked(queries, owner[same], other[same])
         if config.context_mode == "released_bug":
             keep &= other >= graph.num_relations
@@ -175,12 +182,10 @@ class Context:
 
     @cached_property
     def _states(self) -> Bools:
-        """Whether a fact of the second relation may state one of the first, bool [2R, 2R]."""
+        """Whether a fact of the second relation states one of the first, bool [2R, 2R]."""
         graph, count = self.graph, self.graph.num_relations
-        states = np.tile(np.eye(count, dtype=bool), (2, 2))
-        if self.config.implying:
-            return states
         rules = RelationRules.find(distinct_rows(graph.train), graph.num_entities, count)
+        states = np.tile(np.eye(count, dtype=bool), (2, 2))
         body, head = np.divmod(rules.same, count)
         states[head, body] = states[head + count, body + count] = True
         body, head = np.divmod(rules.inverse, count)

@@ -32,9 +32,10 @@ class InputConfig:
     relation; or, to compare with figures made so, what a fault in the code released with MMKG-T5
     leaves: none for tail queries of the first half of the relations, else nearly all."""
     implying: bool = False
-    """Whether train facts may be read that state the asked fact by another relation, as a rule
-    found on train says (an inverse, a near-duplicate). KGT5-context reads them, and embedding
-    models learn from them; without, a data set that leaks tells nothing."""
+    """Whether other train facts may be read that state the asked one: by a relation that says the
+    same, as a rule found on train tells, or by the same relation the other way round. KGT5-context
+    reads them, and embedding models learn from them; without, a data set that leaks tells
+    nothing."""
     ordering: Literal["random", "relevant", "diverse"] = "random"
     """Which facts come first where there are more than ``neighbours``: by lots, drawn by seed,
     epoch and fact; those whose relation meets the asked one at most entities of train; or one of
