@@ -107,9 +107,10 @@ def section(name: str, published: Mapping[str, Any]) -> str:
             break
         figures = " | ".join("–" if figure is None else f"{figure:.1f}"
                              for figure in entry["figures"])
+        blanks = "| " * (len(COLUMNS) - len(entry["figures"]) + 1)
         source = "" if entry["source"] == system else f" ({entry['source']})"
         lines.append(f"| *{system}, as published{source}*{mark(entry.get('note'))} | {figures} "
-                     "| | | | |")
+                     f"{blanks}|")
     lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
     return "\n".join(lines).rstrip() + "\n"
 

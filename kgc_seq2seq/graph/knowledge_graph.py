@@ -57,7 +57,7 @@ class KnowledgeGraph:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
     @cached_property
-    def symmetric(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def symmetric(self) -> npt.NDArray[np.bool_]:
         """Which relations read the same both ways (their inverse has the same name), bool [R]."""
         names, count = self.relation_names, self.num_relations
         return np.array([names[r] == names[r + count] for r in range(count)], bool)

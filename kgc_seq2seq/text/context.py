@@ -89,8 +89,8 @@ class Context:
         if config.implying:
             # The fact itself; of one that links its entity to itself, the mirror image too.
             loop = other == queries[:, 0][owner]
-            same = np.flatnonzero((said == asked) | loop & ((said - asked) % graph.num_relations
-                                                            == 0))
+            turned = np.abs(said - asked) == graph.num_relations
+            same = np.flatnonzero((said == asked) | loop & turned)
         else:
             same = np.flatnonzero(self._states[asked, said])
         keep[same] = ~self.is_asked(queries, owner[same], other[same])
