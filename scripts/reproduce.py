@@ -347,8 +347,8 @@ def collect(
     return document
 
 
-SAME = ("split", "ranks", "ties", "candidate_set", "steps")
-"""What the protocols of a row's seeds have in common."""
+SAME = ("split", "ranks", "ties", "candidate_set", "steps", "mixed_precision", "implying")
+"""What the protocols of a row's seeds have in common, as far as they say it."""
 
 
 def added(
@@ -361,11 +361,12 @@ def added(
     """
     if kept is None or made is None:
         return kept or made or {}
+    theirs, ours = kept["protocol"], made["protocol"]
     for key in SAME:
-        if kept["protocol"].get(key) != made["protocol"].get(key):
-            raise SystemExit(f"The row {name} of the document has {key} "
-                             f"{kept['protocol'].get(key)}, this one {made['protocol'].get(key)}; "
-                             "leave --add, or give other --results.")
+        if key in theirs and key in ours and theirs[key] != ours[key]:
+            raise SystemExit(f"The row {name} of the document has {key} {theirs[key]}, this one "
+                             f"{ours[key]}; leave --add, or give other --results.")
+    protocol = {key: value for key, value in ours.items() if key not in SAME or key in theirs}
     both = [kept["seeds"], made["seeds"]]
     seeds = sorted({*kept["seeds"], *made["seeds"]})
 
@@ -380,7 +381,7 @@ def added(
         return {key: cells(one[key], value) if isinstance(value, Mapping) else value
                 for key, value in other.items() if key in one}
 
-    return {**cells(kept, made), "protocol": made["protocol"], "seeds": seeds,
+    return {**cells(kept, made), "protocol": protocol, "seeds": seeds,
             "made_on": joined(kept["made_on"], made["made_on"]),
             "mrr_within": max(kept["mrr_within"], made["mrr_within"])}
 

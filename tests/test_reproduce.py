@@ -202,6 +202,18 @@ def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
             assert cell["mean"] == pytest.approx(np.mean(values), abs=1e-4)
     assert row["slices"].keys() == kept["slices"].keys()
 
+    assert row["protocol"]["mixed_precision"] == "no"
+    kept["protocol"].pop("mixed_precision")
+    file.write_text(json.dumps(first))
+    # What earlier results do not say is not said of them.
+    row = document("other", *second, "--add")["rows"]["DistMult"]
+    assert "mixed_precision" not in row["protocol"]
+    kept["protocol"]["mixed_precision"] = "bf16"
+    file.write_text(json.dumps(first))
+    with pytest.raises(SystemExit, match="of the document has mixed_precision bf16, this one no"):
+        document("other", *second, "--add")
+    kept["protocol"]["mixed_precision"] = "no"
+
     kept["protocol"]["graph"], graph = "another", kept["protocol"]["graph"]
     file.write_text(json.dumps(first))
     with pytest.raises(SystemExit, match=r"The row DistMult of .* is of other data than"):
