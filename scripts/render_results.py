@@ -21,7 +21,7 @@ from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
-from reproduce import COLUMNS, is_wide, least_mrr, percent, row_figures, run_folder
+from reproduce_document import COLUMNS, is_wide, least_mrr, percent, row_figures, run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"

@@ -24,18 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bench_common import machine, spread
+from bench_common import machine
 from filelock import FileLock, Timeout
-
-from kgc_seq2seq.evaluation.ranks import middle
-from kgc_seq2seq.evaluation.results import surest_result
-from kgc_seq2seq.graph.folder import read_graph
+from reproduce_document import collect, is_made, run_folder, table
 
 ROOT = Path(__file__).resolve().parent.parent
-METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 STOPPED = 3
-WIDE = 0.005
-"""Half of a bracket of the MRR that is shown as a bracket."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     plan = read_plan(options.plan or ROOT / "configs" / "reproduce" / f"{options.scale}.yaml",
                      options.name)
-    rows = options.rows.split(";") if options.rows else list(plan["rows"])
-    if unknown := [row for row in rows if row not in plan["rows"]]:
+    wanted = options.rows.split(";") if options.rows else list(plan["rows"])
+    if unknown := [row for row in wanted if row not in plan["rows"]]:
         raise SystemExit(f"There is no row {unknown[0]!r}; there are: {', '.join(plan['rows'])}.")
     work = options.out.resolve() / options.name / options.scale
     run = Runner(work / "logs", options.minutes)
@@ -162,16 +156,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with run.alone(work.parent / "prepare.lock"):
             dataset = prepare(options, plan, work, run)
         for seed in seeds:  # every row once, before any row a second time
-            for row in rows:
+            for row in wanted:
                 make_row(work, plan["rows"], row, seed, dataset, run)
-                collect(options, plan, work, dataset, results)
+                collect(work, plan["rows"], dataset, results, add=options.add)
     except Stopped:
         print(f"Stopped; the same command goes on. So far: {results}", file=sys.stderr)
         return STOPPED
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    print(table(json.loads(collect(options, plan, work, dataset, results))))
+    print(table(collect(work, plan["rows"], dataset, results, add=options.add)))
     return 0
 
 
@@ -264,7 +258,7 @@ def make_row(
     """The run of a row and a seed, made where it is missing, with what it is fused of."""
     out = run_folder(work, name, seed)
     with run.alone(out.with_suffix(".lock")):
-        if not _is_made(out):
+        if not is_made(out):
             _make(work, rows, name, seed, dataset, run)
     return out
 
@@ -295,177 +289,6 @@ def _make(
     except Stopped as stopped:
         note(stopped.spent)
         raise
-
-
-def run_folder(work: Path, row: str, seed: int) -> Path:
-    """Where the run of a row and a seed lies."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in row.lower())
-    return work / "runs" / plain.strip("-") / f"seed-{seed}"
-
-
-def _is_made(run: Path) -> bool:
-    """Whether a run has its result, and what it cost, which is written last."""
-    return _result(run, "test") is not None and run.with_suffix(".cost.json").is_file()
-
-
-def _result(run: Path, split: str) -> Path | None:
-    """The result of a run: exact, or certified where its plan asks for no more."""
-    path = run / "results" / f"{surest_result(run, split)}.json"
-    return path if path.is_file() else None
-
-
-def collect(
-    options: argparse.Namespace, plan: Mapping[str, Any], work: Path, dataset: Path, results: Path
-) -> str:
-    """Write and give the document with every row that has a result.
-
-    Raises:
-        SystemExit: It is to be added to a document that is not of the same graph and protocol.
-    """
-    rows: dict[str, Mapping[str, Any]] = {}
-    for name, row in plan["rows"].items():
-        runs = [path for path in sorted(run_folder(work, name, 0).parent.glob("seed-*/"))
-                if _is_made(path)]
-        if runs:
-            rows[name] = {"kind": "fusion" if "fuse" in row else row["with"], **_summary(runs)}
-    about = json.loads((dataset / "dataset.json").read_text("utf-8"))
-    graph = read_graph(dataset)
-    if options.add and results.is_file():
-        kept = json.loads(results.read_text("utf-8"))["rows"]
-        for name, row in kept.items():
-            if row["protocol"]["graph"] != graph.fingerprint:
-                raise SystemExit(f"The row {name} of {results} is of other data than {dataset}; "
-                                 "leave --add, or give other --results.")
-        rows = {name: added(name, kept.get(name), rows.get(name))
-                for name in plan["rows"] if name in kept or name in rows}
-    document = json.dumps({
-        "benchmark": options.name, "scale": options.scale, "dataset": about, "rows": rows,
-        "relation_names": dict(zip(graph.relation_ids, graph.relation_names, strict=False)),
-    }, indent=1, ensure_ascii=False) + "\n"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(document, "utf-8")
-    return document
-
-
-SAME = ("split", "ranks", "ties", "candidate_set", "steps", "mixed_precision", "implying")
-"""What the protocols of a row's seeds have in common, as far as they say it."""
-
-
-def added(
-    name: str, kept: Mapping[str, Any] | None, made: Mapping[str, Any] | None
-) -> Mapping[str, Any]:
-    """A row of the seeds of two; where both have a seed, the one that was made counts.
-
-    Raises:
-        SystemExit: They have not the same protocol.
-    """
-    if kept is None or made is None:
-        return kept or made or {}
-    theirs, ours = kept["protocol"], made["protocol"]
-    for key in SAME:
-        if key in theirs and key in ours and theirs[key] != ours[key]:
-            raise SystemExit(f"The row {name} of the document has {key} {theirs[key]}, this one "
-                             f"{ours[key]}; leave --add, or give other --results.")
-    protocol = {key: value for key, value in ours.items() if key not in SAME or key in theirs}
-    both = [kept["seeds"], made["seeds"]]
-    seeds = sorted({*kept["seeds"], *made["seeds"]})
-
-    def joined(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
-        found = {seed: value for numbers, values in zip(both, (one, other), strict=True)
-                 for seed, value in zip(numbers, values, strict=True)}
-        return [found[seed] for seed in seeds]
-
-    def cells(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-        if other.keys() == {"mean", "sd", "values"}:
-            return spread(joined(one["values"], other["values"]))
-        return {key: cells(one[key], value) if isinstance(value, Mapping) else value
-                for key, value in other.items() if key in one}
-
-    return {**cells(kept, made), "protocol": protocol, "seeds": seeds,
-            "made_on": joined(kept["made_on"], made["made_on"]),
-            "mrr_within": max(kept["mrr_within"], made["mrr_within"])}
-
-
-def _summary(runs: Sequence[Path]) -> dict[str, Any]:
-    tests, valids = ([json.loads(path.read_text("utf-8")) for run in runs
-                      if (path := _result(run, split))] for split in ("test", "valid"))
-    costs = [json.loads(run.with_suffix(".cost.json").read_text("utf-8")) for run in runs]
-    first = tests[0]
-    sides = {side: {metric: spread(middle(test[side][metric]) for test in tests)
-                    for metric in first[side] if metric != "count"}
-             for side in ("both", "tail", "head")}
-    slices = {name: {part: {"mrr": spread(middle(test["slices"][name][part]["both"]["mrr"])
-                                          for test in tests),
-                            "count": values["both"]["count"]} for part, values in parts.items()}
-              for name, parts in first["slices"].items()}
-    relations = {relation: {"mrr": spread(middle(test["by_relation"][relation]["both"]["mrr"])
-                                          for test in tests),
-                            "count": values["both"]["count"]}
-                 for relation, values in first["by_relation"].items()}
-    protocol = {key: value for key, value in first["protocol"].items() if key != "seed"}
-    return {
-        "seeds": [int(run.name.removeprefix("seed-")) for run in runs], **sides,
-        # Generators choose by a part of valid, and are not ranked on all of it.
-        **({"valid_mrr": spread(middle(valid["both"]["mrr"]) for valid in valids)}
-           if len(valids) == len(runs) else {}),
-        # Where ranks are certified, figures are middles of brackets; so far the exact MRR may be.
-        "mrr_within": max(half_width(test["both"]["mrr"]) for test in tests),
-        "slices": slices, "by_relation": relations,
-        "parameters": protocol.get("parameters"),
-        "made_on": [{**cost["machine"], **test["protocol"]["versions"]}
-                    for cost, test in zip(costs, tests, strict=True)],
-        "seconds": spread(cost["seconds"] for cost in costs),
-        "peak_memory_gib": spread(cost["peak_bytes"] / 2**30 for cost in costs),
-        "protocol": protocol,
-    }
-
-
-def half_width(metric: float | Mapping[str, float]) -> float:
-    """How far a metric may be from `middle` of it: 0 where ranks are exact."""
-    return (metric["high"] - metric["low"]) / 2 if isinstance(metric, Mapping) else 0.0
-
-
-def table(document: Mapping[str, Any]) -> str:
-    """The rows as a Markdown table, in percent."""
-    lines = [f"| system | {' | '.join(COLUMNS)} |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for name, row in document["rows"].items():
-        lines.append(f"| {name} | " + " | ".join(row_figures(row)) + " |")
-    return "\n".join(lines)
-
-
-COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "MRR, tail", "MRR, head", "MRR, not linked")
-"""What a table shows: four metrics, the MRR of each direction, and that of the queries whose two
-entities no fact of train links."""
-
-
-def row_figures(row: Mapping[str, Any]) -> list[str]:
-    """What a table shows of a row: `COLUMNS`."""
-    unlinked = row["slices"].get("linked", {}).get("not linked")  # earlier results lack it
-    shown = [*(percent(row["both"][metric]) for metric in METRICS),
-             *(percent(row[side]["mrr"]) for side in ("tail", "head")),
-             percent(unlinked["mrr"]) if unlinked else "–"]
-    if not is_wide(row):
-        return shown
-    # The middles of such brackets would be read as figures.
-    least = least_mrr(row)
-    return [f"{100 * least:.1f} to {100 * (least + 2 * row['mrr_within']):.1f}",
-            *["–"] * (len(shown) - 1)]
-
-
-def is_wide(row: Mapping[str, Any]) -> bool:
-    """Whether the MRR of a row is so uncertain that only its bracket says something."""
-    return bool(row["mrr_within"] > WIDE)
-
-
-def least_mrr(row: Mapping[str, Any]) -> float:
-    """The least that the MRR of a row can be."""
-    return float(row["both"]["mrr"]["mean"] - row["mrr_within"])
-
-
-def percent(cell: Mapping[str, Any]) -> str:
-    """Mean and deviation over the seeds, in percent; one seed has no deviation."""
-    spread = f" ± {100 * cell['sd']:.1f}" if len(cell["values"]) > 1 else ""
-    return f"{100 * cell['mean']:.1f}{spread}"
 
 
 if __name__ == "__main__":
