@@ -17,7 +17,7 @@ from caption_cache.command_line import Answer
 from caption_cache.errors import InputError
 from caption_cache.images import has_images, paths_by_entity
 from kgc_seq2seq.config import read_yaml
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks
 from kgc_seq2seq.evaluation.ranks import Ranks, number_text
 from kgc_seq2seq.evaluation.results import (
@@ -93,7 +93,7 @@ def evaluate_split(
     how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
     name = _result_name(split, ranker)
     # Of a run that was trained or fitted anew, training.json says other things.
-    kept = KeptRanks(run / "results" / f"{name}.parts",
+    kept = Kept(run / "results" / f"{name}.parts",
                      protocol(graph, split, **training_facts(run), **how), accelerator)
     ranks = system.rank(graph.split(split), accelerator, ranker, kept)
     result = record(run, name, graph, split, ranks, accelerator, how)

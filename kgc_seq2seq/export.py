@@ -20,7 +20,7 @@ from kgc_seq2seq.graph.folder import refuse_taken
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
 from kgc_seq2seq.hub import why
 from kgc_seq2seq.model_card import model_card
-from kgc_seq2seq.runs import read_fusion, read_generator, run_kind
+from kgc_seq2seq.runs import WEIGHTS, read_fusion, read_generator, run_kind
 
 _PARTS = ("dataset", "model", "parts", "results", "tokenizer")
 _OF_DATASET = ("entities.tsv", "relations.tsv", *(f"{split}.tsv" for split in SPLITS))
@@ -64,7 +64,7 @@ def _copy(run: Path, target: Path) -> None:
     target.mkdir(parents=True)
     shutil.copyfile(run / "training.json", target / "training.json")
     if kind == "fusion":
-        shutil.copyfile(run / "fusion.safetensors", target / "fusion.safetensors")
+        shutil.copyfile(run / WEIGHTS, target / WEIGHTS)
         fusion = read_fusion(run)
         generator = fusion.generator and replace(fusion.generator, run="parts/generator")
         scorers = tuple(replace(part, run=f"parts/scorer-{number}")

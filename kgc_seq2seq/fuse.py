@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,23 @@ from caption_cache.errors import InputError
 from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import conclude, refuse_unfinished
+from kgc_seq2seq.evaluation.kept import Found, Kept, once
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.reading import load_captions, texts_hash
 from kgc_seq2seq.runs import (
+    WEIGHTS,
     Fusion,
     Method,
     Part,
+    begin_fusion,
     open_run,
     read_generator,
     relative,
     run_kind,
-    save_fusion,
+    save_weights,
     weights_hash,
 )
 from kgc_seq2seq.scorers.prior import Candidates, Voice, choose_shrinkage, fit_weights
@@ -139,15 +143,18 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
                     config.depth if config.method == "rerank" else None,
                     {**asdict(config), "graph": graph.fingerprint,
                      "texts": None if alone else _texts_hash(runs[0], graph)})
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if not _is_fitted(out, fusion):
         _open_folder(out)
-        weights, about = _fit(graph, generator, voices, config)
-        save_fusion(out, fusion, weights, torch.stack([voice.places for voice in voices]))
+        begin_fusion(out, fusion)
+        kept = Kept(out / "fit.parts", fusion.as_dict(), accelerator)
+        weights, about = _fit(graph, generator, voices, config, kept)
+        save_weights(out, weights, torch.stack([voice.places for voice in voices]))
         write_result(out / "training.json", {
             "system": " + ".join(part.label for part in parts),
             "method": config.method, "parts": [asdict(part) for part in parts], **about})
-    return conclude(out, open_run(out).system,
-                    Accelerator(cpu=not torch.accelerator.is_available()),
+        kept.forget()
+    return conclude(out, open_run(out).system, accelerator,
                     ranker_of(config.ranks, config.budget))
 
 
@@ -176,7 +183,7 @@ def _open_folder(out: Path) -> None:
                                        and run_kind(out) == "fusion"):
             raise InputError(f"{out} holds something that is no fusion; choose another --out.")
         shutil.rmtree(out / "results", ignore_errors=True)
-        for name in ("training.json", "report.html"):
+        for name in ("training.json", "report.html", WEIGHTS):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from None
@@ -245,7 +252,7 @@ def _parts(generator: Generator | None, voices: tuple[Voice, ...]) -> list[str]:
 
 def _fit(
     graph: KnowledgeGraph, generator: Generator | None, voices: tuple[Voice, ...],
-    config: FuseConfig,
+    config: FuseConfig, kept: Kept,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The weights, and what the protocol says of them."""
     labels = _parts(generator, voices)
@@ -253,11 +260,12 @@ def _fit(
         return torch.zeros(0), {"depth": config.depth, "weights_fitted_on": None}
     if config.method == "ensemble":
         assert generator is not None  # fuse_runs has seen to it
-        weights = fit_mixture(_answers(generator, voices))
+        weights = fit_mixture(_answers(generator, voices, kept))
         return weights, {"weights_fitted_on": "valid", "normalised_by": "softmax",
                          "weights": dict(zip(labels, weights.tolist(), strict=True))}
     whole = 2 * len(graph.valid) * graph.num_entities * len(labels) <= AT_ONCE
-    known = gather(graph, generator, voices, graph.valid, None if whole else config.candidates)
+    known = gather(graph, generator, voices, graph.valid, None if whole else config.candidates,
+                   kept)
     count = 2 * graph.num_relations
     shrinkage, tried = config.shrinkage, dict[float, float]()
     if shrinkage is None:
@@ -286,17 +294,21 @@ def _folds(known: Candidates, count: int) -> Tensor:
     return fold.repeat(2).to(known.gold.device)
 
 
-def _answers(generator: Generator, voices: tuple[Voice, ...]) -> Tensor:
+def _answers(generator: Generator, voices: tuple[Voice, ...], kept: Kept) -> Tensor:
     """Probabilities of the answers of valid by every part, [1 + S, 2n]."""
+    def find(part: Ints) -> Found:
+        gold = torch.from_numpy(part[:, 2].astype(np.int64)).to(generator.device)
+        tables = log_softmaxes(generator, voices, part[:, :2])
+        answers = tables[:, torch.arange(len(gold), device=gold.device), gold].exp()
+        return answers.cpu().numpy()
+
     questions = generator.graph.queries(generator.graph.valid)
     found = []
     for start in tracked(range(0, len(questions), QUERIES_AT_ONCE),
                          f"scoring answers, {QUERIES_AT_ONCE} queries at once"):
         part = questions[start : start + QUERIES_AT_ONCE]
-        gold = torch.from_numpy(part[:, 2].astype(np.int64)).to(generator.device)
-        tables = log_softmaxes(generator, voices, part[:, :2])
-        found.append(tables[:, torch.arange(len(gold), device=gold.device), gold].exp())
-    return torch.cat(found, 1)
+        found.append(once(kept, part, partial(find, part)))
+    return torch.from_numpy(np.concatenate(found, 1))
 
 
 def _by_relation(graph: KnowledgeGraph, weights: Sequence[float]) -> dict[str, dict[str, float]]:

@@ -46,6 +46,8 @@ from kgc_seq2seq.training.model import load_model, load_tokenizer
 
 Kind = Literal["generator", "scorer", "fusion"]
 Method = Literal["fused", "rerank", "ensemble"]
+WEIGHTS = "fusion.safetensors"
+"""The file of a fusion's weights in its folder."""
 _RELATIONS = "relations.json"
 
 
@@ -206,11 +208,13 @@ def _open_fusion(run: Path) -> Run:
             raise InputError(f"The model of {run / part.run} is not the one that {run} was fitted "
                              "to; put it back, or fuse again.")
     opened = open_run(run / config.parts[0].run)
+    if not (run / WEIGHTS).is_file():
+        raise InputError(f"The weights of {run} are not fitted; start its 'kgc fuse' again.")
     try:
-        tensors = load_file(run / "fusion.safetensors")
+        tensors = load_file(run / WEIGHTS)
         weights, places = tensors["weights"], tensors["places"]
     except Exception as error:  # safetensors and the disk each have their own
-        raise InputError(f"{run / 'fusion.safetensors'} cannot be read ({error}); delete {run}, "
+        raise InputError(f"{run / WEIGHTS} cannot be read ({error}); delete {run}, "
                          "and fuse again.") from None
     if places.shape != (len(config.scorers), opened.system.graph.num_entities):
         raise InputError(f"{opened.dataset} has another number of entities than when {run} was "
@@ -226,7 +230,7 @@ def _open_fusion(run: Path) -> Run:
 def combined(
     config: Fusion, first: System, voices: tuple[Voice, ...], weights: Tensor
 ) -> System:
-    """The parts of a fusion, the first one opened, together; of what `save_fusion` gets."""
+    """The parts of a fusion, the first one opened, together; of what `save_weights` gets."""
     if config.generator is None:
         return FusedScorers(first.graph, voices, weights)
     generator = first
@@ -239,29 +243,30 @@ def combined(
     return Rerank(generator, voices, config.depth)
 
 
-def save_fusion(
-    run: Path, config: Fusion, weights: Tensor, places: Tensor
-) -> None:
-    """Write the folder of a fusion.
+def begin_fusion(run: Path, config: Fusion) -> None:
+    """Write what a fusion is made of; its weights come when they are fitted, see `save_weights`."""
+    with replacing(run / "config.yaml") as aside:
+        config.save(aside)
+
+
+def save_weights(run: Path, weights: Tensor, places: Tensor) -> None:
+    """Write the weights of a fusion.
 
     Args:
-        run: The folder.
-        config: The parts.
+        run: Its folder.
         weights: λ, float32 [S, 2R], with fused; w, [1 + S], with ensemble; not read otherwise.
         places: Of each scorer as in `Voice.places`, int64 [S, N].
     """
-    with replacing(run / "fusion.safetensors") as aside:
+    with replacing(run / WEIGHTS) as aside:
         save_file({"weights": weights.cpu().contiguous(), "places": places.cpu().contiguous()},
                   aside)
-    with replacing(run / "config.yaml") as aside:
-        config.save(aside)
 
 
 def read_fusion(run: Path) -> Fusion:
     """The ``config.yaml`` of a fusion.
 
     Raises:
-        InputError: It cannot be read, or is not what `save_fusion` wrote.
+        InputError: It cannot be read, or is not what `begin_fusion` wrote.
     """
     values: dict[str, Any] = read_yaml(run / "config.yaml")
     try:

@@ -22,7 +22,7 @@ from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation import dense, ranking
 from kgc_seq2seq.evaluation.dense import rank_by_scores
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import (
     CertifiedRanks,
     encode_queries,
@@ -152,7 +152,7 @@ def test_a_killed_evaluation_goes_on(
         assert batches > 3
         for seed, done in ((0, 0), (0, 2), (1, 0)):  # of another training nothing is done
             lasting, calls = 2, 0
-            kept = KeptRanks(tmp_path / name, {"seed": seed}, accelerator)
+            kept = Kept(tmp_path / name, {"seed": seed}, accelerator)
             if not done:
                 with pytest.raises(KeyboardInterrupt):
                     rank(kept)

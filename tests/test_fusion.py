@@ -26,7 +26,7 @@ from kgc_seq2seq.decoding.nodes import Prior
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation import ranking
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, CertifiedRanks, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.graph.csr import Ints
@@ -496,28 +496,28 @@ def test_a_killed_fusion_goes_on_and_a_finished_one_is_left_as_it_is(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = shutil.copytree(runs, tmp_path / "here")
-    out, put, kept, fitted = here / "fusion", KeptRanks.put, list[str](), list[int]()
+    out, put, kept, fitted = here / "fusion", Kept.put, list[str](), list[int]()
     command = ["fuse", here / "generator", here / "distmult", "--folds", "2", "--out", out]
     tested = answer(capsys, *command[:-1], here / "whole")
     monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 1)
 
-    def dying(self: KeptRanks, questions: Ints, columns: np.ndarray) -> None:
+    def dying(self: Kept, questions: Ints, columns: np.ndarray) -> None:
         put(self, questions, columns)
         kept.append(str(questions.tolist()))
-        if len(kept) in (2, 11):  # in valid, and in test
+        if len(kept) in (3, 12):  # in valid, after the fit, and in test
             raise KeyboardInterrupt
 
     def counted(*values: Any) -> Any:
         fitted.append(1)
         return gather(*values)
 
-    monkeypatch.setattr(KeptRanks, "put", dying)
+    monkeypatch.setattr(Kept, "put", dying)
     monkeypatch.setattr("kgc_seq2seq.fuse.gather", counted)
     for _ in range(2):
         assert main([*map(str, command)]) == 130
     again = answer(capsys, *command)
     assert again["both"] == tested["both"]
-    assert len(kept) == len(set(kept)) == 12
+    assert len(kept) == len(set(kept)) == 13
     assert len(fitted) == 1
     assert answer(capsys, *command) == again
     assert len(fitted) == 1
@@ -529,6 +529,40 @@ def test_a_killed_fusion_goes_on_and_a_finished_one_is_left_as_it_is(
     changed = answer(capsys, *command, "--shrinkage", "3")
     assert changed["protocol"]["graph"] != other["protocol"]["graph"]
     assert len(fitted) == 3
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--candidates", "2"], ["--method", "ensemble"]], ids=" ".join)
+def test_a_fusion_killed_while_it_is_fitted_asks_the_generator_nothing_twice(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    here = shutil.copytree(runs, tmp_path / "here")
+    out, put, kept = here / "fusion", Kept.put, list[str]()
+    command = ["fuse", here / "generator", here / "distmult", "--folds", "2", *options, "--out"]
+    for module in ("fuse", "systems.candidates"):
+        monkeypatch.setattr(f"kgc_seq2seq.{module}.QUERIES_AT_ONCE", 1)
+    if "--candidates" in options:
+        monkeypatch.setattr("kgc_seq2seq.fuse.AT_ONCE", 0)
+    whole = answer(capsys, *command, here / "whole")
+
+    def dying(self: Kept, questions: Ints, found: np.ndarray) -> None:
+        put(self, questions, found)
+        kept.append(str(questions.tolist()))
+        if len(kept) in (1, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Kept, "put", dying)
+    assert main([*map(str, command), str(out)]) == 130
+    assert "not fitted" in refused(capsys, "predict", out, "--head", "e0", "--relation", "kind")
+    assert main([*map(str, command), str(out)]) == 130
+    monkeypatch.setattr(Kept, "put", lambda *words: (kept.append(str(words[1].tolist())),
+                                                     put(*words)))
+    again = answer(capsys, *command, out)
+    assert len(kept) == len(set(kept)) > 4
+    assert again["protocol"]["weights"] == whole["protocol"]["weights"]
+    assert again["both"] == whole["both"]
+    assert not (out / "fit.parts").exists()
 
 
 def test_the_weights_come_from_valid_alone(

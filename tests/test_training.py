@@ -27,7 +27,7 @@ from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.evaluation import ranking
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.batches import Batch, Batches, Examples
@@ -261,15 +261,15 @@ def test_a_run_killed_while_it_is_evaluated_ranks_nothing_twice(
     parts = tmp_path / "run" / "results"
     for result in parts.iterdir():
         result.unlink()
-    put, kept = KeptRanks.put, []
+    put, kept = Kept.put, []
 
-    def dying(self: KeptRanks, questions: np.ndarray, columns: np.ndarray) -> None:
+    def dying(self: Kept, questions: np.ndarray, columns: np.ndarray) -> None:
         put(self, questions, columns)
         kept.append(questions.tolist())
         if len(kept) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(KeptRanks, "put", dying)
+    monkeypatch.setattr(Kept, "put", dying)
     with pytest.raises(KeyboardInterrupt):
         run_training(config)
     assert len(list(parts.glob("valid.parts/*.npy"))) == 1

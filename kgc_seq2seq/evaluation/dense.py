@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.progress import tracked
-from kgc_seq2seq.evaluation.kept import KeptRanks, rank_once
+from kgc_seq2seq.evaluation.kept import Kept, once
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, Longs
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -26,7 +26,7 @@ QUERIES_AT_ONCE = 256
 
 def rank_by_scores(
     graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Scores], *,
-    kept: KeptRanks | None = None, show_progress: bool = False
+    kept: Kept | None = None, show_progress: bool = False
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all N entities.
 
@@ -52,7 +52,7 @@ def rank_by_scores(
     for start in tracked(range(0, len(questions), QUERIES_AT_ONCE),
                          f"ranking, {QUERIES_AT_ONCE} queries at once", visible=show_progress):
         part = questions[start : start + QUERIES_AT_ONCE]
-        columns[:, start : start + len(part)] = rank_once(
+        columns[:, start : start + len(part)] = once(
             kept, part, partial(_rank, graph, part, score))
     return Ranks(*columns)
 
@@ -73,7 +73,7 @@ def _rank(graph: KnowledgeGraph, questions: Ints, score: Callable[[Ints], Scores
 
 def rank_with_scorer(
     scorer: EntityScorer, graph: KnowledgeGraph, triples: Ints, accelerator: Accelerator,
-    kept: KeptRanks | None = None,
+    kept: Kept | None = None,
 ) -> Ranks:
     """Exact filtered ranks, as `rank_on_processes`."""
     device = accelerator.device
@@ -88,7 +88,7 @@ def rank_with_scorer(
 
 def rank_on_processes(
     graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Tensor],
-    accelerator: Accelerator, kept: KeptRanks | None = None,
+    accelerator: Accelerator, kept: Kept | None = None,
 ) -> Ranks:
     """As `rank_by_scores`, by a tensor on any device; every process does its share and has all."""
     def numbers(queries: Ints) -> Scores:

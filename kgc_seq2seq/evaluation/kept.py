@@ -1,4 +1,4 @@
-"""Ranks of questions that are done, on disk, so that a killed evaluation goes on."""
+"""What was found of batches of questions, on disk, so that what is killed goes on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from accelerate import Accelerator
 
 from caption_cache.disk import replacing
-from kgc_seq2seq.evaluation.ranks import Longs
 from kgc_seq2seq.graph.csr import Ints
 
+Found = npt.NDArray[Any]
 
-class KeptRanks:
-    """The columns of `ranks.Ranks` for batches of questions, a file each."""
+
+class Kept:
+    """An array for each batch of questions, a file each."""
 
     def __init__(
         self, folder: Path, about: Mapping[str, Any], accelerator: Accelerator
@@ -27,7 +29,7 @@ class KeptRanks:
 
         Args:
             folder: Its files are called by the questions they hold.
-            about: What the ranks depend on beside the questions, as JSON values.
+            about: What the arrays depend on beside the questions, as JSON values.
             accelerator: All its processes must call this.
         """
         self.folder = folder
@@ -39,25 +41,25 @@ class KeptRanks:
                 aside.write_text(text, "utf-8")
         accelerator.wait_for_everyone()
 
-    def get(self, questions: Ints) -> Longs | None:
-        """The columns of these questions, int64 [C, G]; None: they are not done.
+    def get(self, questions: Ints) -> Found | None:
+        """The array of these questions; None: they are not done.
 
         Args:
-            questions: int32 [G, 3]: entity, relation in ``0 … 2R - 1``, answer.
+            questions: int32 [G, C]: entity, relation in ``0 … 2R - 1``, and perhaps an answer.
         """
         path = self._path(questions)
         if not path.is_file():
             return None
-        found: Longs = np.load(path, allow_pickle=False)
+        found: Found = np.load(path, allow_pickle=False)
         return found
 
-    def put(self, questions: Ints, columns: Longs) -> None:
-        """Keep the columns of questions."""
+    def put(self, questions: Ints, found: Found) -> None:
+        """Keep the array of questions."""
         with replacing(self._path(questions)) as aside, aside.open("wb") as file:
-            np.save(file, columns, allow_pickle=False)
+            np.save(file, found, allow_pickle=False)
 
     def forget(self) -> None:
-        """Remove the folder; another evaluation of the same may have done so, or write to it."""
+        """Remove the folder; another that does the same may have done so, or write to it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, questions: Ints) -> Path:
@@ -65,18 +67,18 @@ class KeptRanks:
         return self.folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()}.npy"
 
 
-def rank_once(kept: KeptRanks | None, questions: Ints, rank: Callable[[], Longs]) -> Longs:
-    """The columns of questions: those that are kept, or what ``rank`` gives, which is kept.
+def once(kept: Kept | None, questions: Ints, find: Callable[[], Found]) -> Found:
+    """The array of questions: that which is kept, or what ``find`` gives, which is kept.
 
     Args:
         kept: None: nothing is kept.
-        questions: As in `KeptRanks.get`.
-        rank: Gives the columns, int64 [C, G].
+        questions: As in `Kept.get`.
+        find: Gives the array.
     """
     if kept is None:
-        return rank()
+        return find()
     found = kept.get(questions)
     if found is None:
-        found = rank()
+        found = find()
         kept.put(questions, found)
     return found

@@ -19,7 +19,7 @@ from kgc_seq2seq.decoding.best_first import bracket
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.tree_decoder import Encoded
-from kgc_seq2seq.evaluation.kept import KeptRanks, rank_once
+from kgc_seq2seq.evaluation.kept import Kept, once
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -68,7 +68,7 @@ class Ranker(Protocol):
 
 def rank_triples(
     search: ExactSearch, verbalizer: Verbalizer, triples: Ints, accelerator: Accelerator,
-    ranker: Ranker | None = None, prior_of: PriorOf | None = None, kept: KeptRanks | None = None,
+    ranker: Ranker | None = None, prior_of: PriorOf | None = None, kept: Kept | None = None,
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all entities.
 
@@ -103,7 +103,7 @@ def rank_triples(
         rows = by_query[low:high]
         rank = partial(_rank, ranker, search, verbalizer, part, query[rows] - start,
                        questions[rows, 2], prior_of)
-        columns[:, rows] = rank_once(kept, questions[rows], rank)
+        columns[:, rows] = once(kept, questions[rows], rank)
     counts = accelerator.reduce(torch.from_numpy(columns).to(accelerator.device))
     return Ranks(*counts.cpu().numpy())
 

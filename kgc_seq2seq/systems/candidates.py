@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,17 +14,19 @@ from torch.nn import functional
 from caption_cache.progress import tracked
 from kgc_seq2seq.decoding.best_first import top_k
 from kgc_seq2seq.decoding.nodes import Allowed
+from kgc_seq2seq.decoding.tree_decoder import Encoded
+from kgc_seq2seq.evaluation.kept import Found, Kept, once
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Candidates, Voice
 from kgc_seq2seq.systems.generator import Generator
-from kgc_seq2seq.systems.system import Longs, as_tensors
+from kgc_seq2seq.systems.system import as_tensors
 
 
 def gather(
     graph: KnowledgeGraph, generator: Generator | None, voices: Sequence[Voice], triples: Ints,
-    best: int | None = None,
+    best: int | None = None, kept: Kept | None = None,
 ) -> Candidates:
     """Both questions of triples, with the exact log-probabilities of their candidates.
 
@@ -35,6 +39,8 @@ def gather(
             others, which stand for those (`stand_ins`): weights that only hold among the best
             would lift what no part believes. None: all entities. Either way, other known answers
             are none.
+        kept: What the generator has said already, and where to keep what it will say: it takes
+            next to all of the time.
 
     Returns:
         Of 2n questions: of all tail queries in the order of ``triples``, then of all head queries.
@@ -43,7 +49,7 @@ def gather(
     order = np.lexsort(questions.T[::-1])  # equal queries side by side, scorers' relations together
     lots = torch.Generator().manual_seed(0)
     parts = [_gather(graph, generator, voices, questions[order[start : start + QUERIES_AT_ONCE]],
-                     best, lots)
+                     best, lots, kept)
              for start in tracked(range(0, len(order), QUERIES_AT_ONCE),
                                   f"scoring candidates, {QUERIES_AT_ONCE} queries at once")]
     width = max(part.offsets.shape[1] for part in parts)
@@ -58,12 +64,12 @@ def gather(
 
 def _gather(
     graph: KnowledgeGraph, generator: Generator | None, voices: Sequence[Voice], questions: Ints,
-    best: int | None, lots: torch.Generator,
+    best: int | None, lots: torch.Generator, kept: Kept | None,
 ) -> Candidates:
     device = voices[0].places.device
     queries, gold = questions[:, :2], torch.from_numpy(questions[:, 2].astype(np.int64)).to(device)
     heads, relations = as_tensors(queries, device)
-    writer = None if generator is None else _Writer(generator, queries)
+    writer = None if generator is None else _Writer(generator, queries, kept)
     tables = torch.stack([voice.log_softmax(heads, relations) for voice in voices])
     owner, known = (torch.from_numpy(column.astype(np.int64)).to(device) for column in
                     graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1])))
@@ -85,10 +91,11 @@ def _gather(
         stands_for = torch.where(drawn > 0, drawn, 1.0)
     may[rows, gold] = True
     owner, entity = may.nonzero().unbind(1)
-    names = writer.log_probabilities(owner, entity) if writer else torch.zeros_like(tables[0])
+    said = tables[:, owner, entity]
+    names = writer.log_probabilities(owner, entity) if writer else torch.zeros_like(said[0])
     # A row a question, its candidates in its first columns.
     column = (may.cumsum(1) - 1)[owner, entity]
-    said = torch.cat([names[None, owner, entity], tables[:, owner, entity]]).double()
+    said = torch.cat([names[None], said]).double()
     parts = said.new_zeros(len(gold), int(may.sum(1).max()), len(said))
     offsets = torch.full_like(parts[..., 0], -torch.inf)
     parts[owner, column] = said.T
@@ -99,29 +106,46 @@ def _gather(
     return Candidates(parts, offsets, (may.cumsum(1) - 1)[rows, gold], relations)
 
 
+@dataclass(frozen=True)
 class _Writer:
     """A generator, asked some queries."""
 
-    def __init__(self, generator: Generator, queries: Ints) -> None:
-        self.search = generator.search
-        self.encoded = encode_queries(self.search, generator.verbalizer, queries)
-        self.shape = len(queries), generator.graph.num_entities
+    generator: Generator
+    """It."""
+    queries: Ints
+    """int32 [Q, 2]."""
+    kept: Kept | None
+    """As in `gather`."""
 
     def best(self, count: int, owner: Tensor, known: Tensor) -> Tensor:
         """The best entities, [Q, count], but for those of the pairs (query, entity)."""
-        allowed = Allowed.without(self.search.nodes, owner, known)
-        return top_k(self.search, self.encoded, count, allowed=allowed).entities
+        def find() -> Found:
+            search = self.generator.search
+            allowed = Allowed.without(search.nodes, owner, known)
+            return top_k(search, self._encoded, count, allowed=allowed).entities.cpu().numpy()
+
+        return torch.from_numpy(once(self.kept, self.queries, find)).to(owner.device)
 
     def log_probabilities(self, owner: Tensor, entity: Tensor) -> Tensor:
-        """Of the pairs (query, entity), in a table [Q, N]; -inf elsewhere."""
-        device = owner.device
-        found = self.search.sweep(
-            self.encoded, torch.full(self.shape[:1], -torch.inf, device=device),
-            allowed=Allowed.only(self.search.nodes, owner, entity))
-        names = torch.full(self.shape, -torch.inf, device=device)
-        names[_longs(found.queries, device), _longs(found.entities, device)] = torch.from_numpy(
-            found.scores).to(device)
-        return names
+        """Of the P pairs (query, entity), float32 [P]; -inf: no name of the generator's."""
+        def find() -> Found:
+            search = self.generator.search
+            lowest = torch.full((len(self.queries),), -torch.inf, device=owner.device)
+            found = search.sweep(self._encoded, lowest,
+                                 allowed=Allowed.only(search.nodes, owner, entity))
+            names: Found = np.full((len(self.queries), self.generator.graph.num_entities), -np.inf,
+                                   np.float32)
+            names[found.queries, found.entities] = found.scores
+            said: Found = names[pairs]
+            return said
+
+        pairs = owner.cpu().numpy(), entity.cpu().numpy()
+        questions = np.column_stack([self.queries[pairs[0]], pairs[1]]).astype(np.int32)
+        return torch.from_numpy(once(self.kept, questions, find)).to(owner.device)
+
+    @cached_property
+    def _encoded(self) -> Encoded:
+        return encode_queries(self.generator.search, self.generator.verbalizer, self.queries)
 
 
 def stand_ins(
@@ -152,7 +176,3 @@ def stand_ins(
                                                       device=chances.device))
     few = among.sum(1, keepdim=True) <= count
     return torch.where(few, 1.0, times / (count * chances)).masked_fill(~among, 0)
-
-
-def _longs(numbers: Longs, device: torch.device) -> Tensor:
-    return torch.from_numpy(numbers).to(device)

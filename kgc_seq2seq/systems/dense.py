@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.evaluation.dense import rank_with_scorer
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -43,7 +43,7 @@ class Dense:
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
-        kept: KeptRanks | None = None,
+        kept: Kept | None = None,
     ) -> Ranks:
         """As `System.rank`, always exactly."""
         refuse_ranker(ranker)

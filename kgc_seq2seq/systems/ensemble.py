@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.evaluation.dense import rank_on_processes
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -32,7 +32,7 @@ class Ensemble(Combined):
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
-        kept: KeptRanks | None = None,
+        kept: Kept | None = None,
     ) -> Ranks:
         """As `System.rank`."""
         refuse_ranker(ranker)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kgc_seq2seq.decoding.best_first import TopK
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -28,7 +28,7 @@ class Fused(Combined):
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
-        kept: KeptRanks | None = None,
+        kept: Kept | None = None,
     ) -> Ranks:
         """As `System.rank`."""
         return rank_triples(self.generator.search, self.generator.verbalizer, triples,

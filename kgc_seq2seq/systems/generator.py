@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from kgc_seq2seq.decoding.best_first import TopK, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -51,7 +51,7 @@ class Generator:
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
-        kept: KeptRanks | None = None,
+        kept: Kept | None = None,
     ) -> Ranks:
         """As `System.rank`."""
         return rank_triples(self.search, self.verbalizer, triples, accelerator, ranker, kept=kept)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.decoding.best_first import top_k
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import (
     QUERIES_AT_ONCE,
     TOLERANCE,
@@ -40,7 +40,7 @@ class Rerank(Combined):
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
-        kept: KeptRanks | None = None,
+        kept: Kept | None = None,
     ) -> Ranks:
         """As `System.rank`: an answer that is not among the best keeps the generator's rank.
 

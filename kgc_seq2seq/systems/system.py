@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kgc_seq2seq.decoding.best_first import TopK
-from kgc_seq2seq.evaluation.kept import KeptRanks
+from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -66,7 +66,7 @@ class System(Protocol):
 
     def rank(
         self, triples: Ints, accelerator: Accelerator, ranker: Ranker | None = None,
-        kept: KeptRanks | None = None,
+        kept: Kept | None = None,
     ) -> Ranks:
         """Filtered ranks of both queries of triples, as `ranking.rank_triples` gives them.
 
