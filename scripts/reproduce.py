@@ -97,9 +97,14 @@ class Runner:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            lock.acquire(cancel_check=lambda: self._left() <= 0)
+            lock.acquire(blocking=False)
         except Timeout:
-            raise Stopped from None
+            print(f"{path.with_suffix('')}: another process makes it; waiting.", file=sys.stderr,
+                  flush=True)
+            try:
+                lock.acquire(cancel_check=lambda: self._left() <= 0)
+            except Timeout:
+                raise Stopped from None
         try:
             yield
         finally:

@@ -132,7 +132,9 @@ def test_two_that_share_a_folder_make_everything_once(
     assert made[0] == made[1]
 
 
-def test_who_waits_for_another_can_be_stopped(reproduce: ModuleType, tmp_path: Path) -> None:
+def test_who_waits_for_another_says_so_and_can_be_stopped(
+    reproduce: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "runs" / "seed-0.lock"
     over, endless = (reproduce.Runner(tmp_path, minutes) for minutes in (0, None))
     with ThreadPoolExecutor(1) as pool:
@@ -141,8 +143,10 @@ def test_who_waits_for_another_can_be_stopped(reproduce: ModuleType, tmp_path: P
         with pytest.raises(reproduce.Stopped), over.alone(path):
             pass
         pool.submit(lock.__exit__, None, None, None).result()
+    assert "seed-0: another process makes it; waiting." in capsys.readouterr().err
     with over.alone(path):
         assert path.is_file()
+    assert not capsys.readouterr().err
 
 
 def test_what_a_stopped_run_has_cost_is_counted(
