@@ -183,20 +183,21 @@ def plot_relations(
     weights = fusion["protocol"].get("weights", {})
     parts = {part: values for part, values in weights.items() if isinstance(values, Mapping)}
     for number, (part, values) in enumerate(parts.items()):
-        right.barh([place + 0.8 * (number / len(parts) - 0.5) for place in range(len(shown))],
+        # Top to bottom as in the legend.
+        right.barh([place + 0.8 * (0.5 - number / len(parts)) for place in range(len(shown))],
                    [(values[relation]["tail"] + values[relation]["head"]) / 2
-                    for relation in shown], 0.8 / len(parts), align="edge", label=part)
-    right.set_xlabel("weight of a part, mean of both directions")
-    for axis in (left, right):
+                    for relation in shown], -0.8 / len(parts), align="edge", label=part)
+    right.set_xlabel("weight, mean of both directions")
+    for axis, columns in ((left, 1), (right, 2)):  # the name of a fusion takes a line
         axis.grid(axis="x", alpha=0.3)
-        axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2,
+        axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns,
                     frameon=False)
     figure.savefig(RESULTS / f"reproduce-{name}-relations.svg", metadata={"Date": None})
 
 
 def plot_degrees(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Draw MRR by how many train facts the given entity has, and the answer."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axis, (part, title) in zip(panels, {
             "given_degree": "train facts of the entity that is given (queries)",
@@ -211,7 +212,7 @@ def plot_degrees(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> No
         axis.set_xlabel(title)
         axis.grid(alpha=0.3)
     panels[0].set_ylabel("filtered MRR on test")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center",
                   frameon=False)
     figure.savefig(RESULTS / f"reproduce-{name}-degrees.svg", metadata={"Date": None})
 
