@@ -249,8 +249,10 @@ def prepare(
         else:
             work.mkdir(parents=True, exist_ok=True)
             dataset.symlink_to(os.path.relpath(whole, work), target_is_directory=True)
-    if not (work / "logs" / "audit.log").exists():
+    audited = work / "logs" / "audited"
+    if not audited.exists():
         run("audit", "kgc_seq2seq.cli", "audit", dataset, "--json")
+        audited.touch()
     # Vectors that are there already are left as they are.
     captions = ["--captions"] if options.texts else []
     run("features", "kgc_seq2seq.cli", "features", dataset, *plan["features"], *captions)

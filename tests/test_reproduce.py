@@ -115,6 +115,31 @@ def test_rows_are_made_once_and_averaged_over_seeds(
     assert document_of.row_figures(row)[-1] == document_of.percent(unlinked)
 
 
+def test_an_audit_that_was_stopped_is_made_again(
+    reproduce: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    words = ["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"), "--scale",
+             "tiny", "--out", str(tmp_path / "out"), "--results", str(tmp_path), "--rows",
+             "DistMult", "--seeds", "1"]
+    whole = reproduce.Runner.__call__
+
+    def stopped(run: Any, name: str, *rest: str | Path) -> Any:
+        spent = whole(run, name, *rest)
+        if name == "audit":
+            raise reproduce.Stopped(spent)
+        return spent
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce.Runner, "__call__", stopped)
+        assert reproduce.main(words) == reproduce.STOPPED
+    for made in (1, 0):
+        capsys.readouterr()
+        assert reproduce.main(words) == 0
+        assert capsys.readouterr().err.count("audit: ") == made
+
+
 def test_two_that_share_a_folder_make_everything_once(
     reproduce: ModuleType, source: Path, tmp_path: Path
 ) -> None:
