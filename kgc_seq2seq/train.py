@@ -34,6 +34,7 @@ from kgc_seq2seq.runs import relative, save_relations
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.training.compiling import compile_model
 from kgc_seq2seq.training.denormals import no_denormals
+from kgc_seq2seq.training.kernels import keep_kernels
 from kgc_seq2seq.training.loop import Task, has_ended, train
 from kgc_seq2seq.training.model import (
     count_parameters,
@@ -49,6 +50,7 @@ NATIONS = "nations"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
+    keep_kernels()
     with no_denormals():
         return answering("kgc_seq2seq.train", lambda: _command(
             sys.argv[1:] if arguments is None else arguments))
@@ -116,6 +118,10 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     model = make_model(config.model, tokenizer, config.seed).to(accelerator.device)
     if config.training.gradient_checkpointing:
         recompute_layers(model)
+    if config.training.compile != "no" and accelerator.device.type == "cpu":
+        # Compiled, this is quicker there than the fused kernel, whose gradient is slow where the
+        # few tokens of a target look at the many of an input.
+        model.set_attn_implementation("eager")
     compile_model(model, config.training.compile)
     search = ExactSearch(TreeDecoder(model), trie)
     queries = graph.training_queries

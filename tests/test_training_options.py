@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from kgc_seq2seq.evaluation.results import ranks_of, read_ranks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.averages import WeightAverage
+from kgc_seq2seq.training.kernels import keep_kernels
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.lora import LoraConfig, adapters_merged, add_lora, merged
 from kgc_seq2seq.training.model import ModelConfig, load_model
@@ -145,6 +147,29 @@ def test_a_compiled_model_learns_the_same(tiny: Path, tmp_path: Path) -> None:
         counters = torch._dynamo.utils.counters["stats"]
     assert counters["calls_captured"] > 0
     np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-5)
+
+
+def test_attention_is_written_out_for_a_compiler_on_a_cpu(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr("kgc_seq2seq.train.compile_model", lambda model, backend: compiled.append(
+        f"{backend}: {model.decoder.config._attn_implementation}"))
+    run_training(config(tiny, tmp_path / "plain", steps=1))
+    run_training(config(tiny, tmp_path / "compiled", steps=1, compile="inductor"))
+    assert compiled == ["no: sdpa", "inductor: eager"]
+
+
+def test_kernels_are_kept_for_every_length_unless_the_user_says_how_many(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    keep_kernels()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    keep_kernels()
+    assert int(os.environ[name]) == 16384
 
 
 def test_an_unknown_compiler_is_refused(tiny: Path, tmp_path: Path) -> None:
