@@ -28,6 +28,8 @@ from bench_common import machine
 from filelock import FileLock, Timeout
 from reproduce_document import collect, is_made, run_folder, table
 
+from kgc_seq2seq.doctor import MALLOC
+
 ROOT = Path(__file__).resolve().parent.parent
 STOPPED = 3
 
@@ -123,9 +125,12 @@ class Runner:
         log = self.logs / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
+        # As `kgc doctor` advises; what the user has set counts.
+        environment = {**MALLOC, **os.environ}
         with log.open("ab") as file:
             self._child = child = subprocess.Popen(
-                [sys.executable, "-m", *map(str, words)], stdout=file, stderr=file, cwd=ROOT)
+                [sys.executable, "-m", *map(str, words)], stdout=file, stderr=file, cwd=ROOT,
+                env=environment)
             # A training that is told to stop writes a checkpoint first.
             timer = threading.Timer(min(self._left(), threading.TIMEOUT_MAX), child.terminate)
             timer.start()
