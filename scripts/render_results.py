@@ -1,12 +1,12 @@
-"""Writes the tables of results into README.md, and draws a plot of each, from ``scripts/results``.
+"""Writes the tables of results into `PAGES`, and draws plots, from ``scripts/results``.
 
 Between ``<!-- results:NAME -->`` and ``<!-- end -->`` stands what this script wrote; with
 ``--check`` it only says whether that is current. NAME is a benchmark and a scale, as in
 ``reproduce-NAME.json``, or ``nations``, the table of every system on the nations graph and on the
-subset of MKG-W. ``reproduce-NAME-relations.svg`` shows, for the relations with the most test facts,
-the MRR of our best generator, the best scorer and the best fusion of both, and the weight that the
-fusion gives to each scorer; ``reproduce-NAME-degrees.svg`` their MRR by how much train says of both
-ends.
+subset of MKG-W, or ``overview``, every system's MRR on the benchmarks with images.
+``reproduce-NAME-relations.svg`` shows, for the relations with the most test facts, the MRR of our
+best generator, the best scorer and the best fusion of both, and the weight that the fusion gives to
+each scorer; ``reproduce-NAME-degrees.svg`` their MRR by how much train says of both ends.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from reproduce_document import COLUMNS, is_wide, least_mrr, percent, row_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+OVERVIEW = ("MKG-W", "MKG-Y", "DB15K")
+"""The columns of that table; its rows are the systems of the first."""
+SEEDS = 3
+"""What a figure is the mean of unless it says otherwise."""
 MARKERS = "os^"
 SHOWN = 12
 SUBSET = "MKG-W-subset"
@@ -62,19 +67,21 @@ MARK = re.compile(r"(<!-- results:(?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOT
 
 
 def main() -> int:
-    """Render; gives the exit code: 1 when ``--check`` finds the README old."""
+    """Render; gives the exit code: 1 when ``--check`` finds a page old."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     options = parser.parse_args()
-    text = options.readme.read_text("utf-8")
     published = json.loads((ROOT / "scripts" / "published.json").read_text("utf-8"))
-    new = MARK.sub(lambda found: found[1] + section(found["name"], published) + found[3], text)
+    pages = {page: page.read_text("utf-8") for page in PAGES}
+    new = {page: MARK.sub(lambda found: found[1] + section(found["name"], published) + found[3],
+                          text) for page, text in pages.items()}
     if options.check:
-        return int(new != text)
-    options.readme.write_text(new, "utf-8")
-    for found in MARK.finditer(text):
-        plot(SUBSET if found["name"] == "nations" else found["name"])
+        return int(new != pages)
+    for page, text in new.items():
+        page.write_text(text, "utf-8")
+        for found in MARK.finditer(text):
+            if found["name"] != "overview":
+                plot(SUBSET if found["name"] == "nations" else found["name"])
     return 0
 
 
@@ -82,6 +89,8 @@ def section(name: str, published: Mapping[str, Any]) -> str:
     """The table of ``scripts/results/reproduce-NAME.json``, published figures below our own."""
     if name == "nations":
         return nations_section()
+    if name == "overview":
+        return overview_section(published)
     document = json.loads((RESULTS / f"reproduce-{name}.json").read_text("utf-8"))
     lines = [f"| system | {' | '.join(COLUMNS)} | minutes |", "|---" * (2 + len(COLUMNS)) + "|"]
     notes: list[str] = []
@@ -113,6 +122,26 @@ def section(name: str, published: Mapping[str, Any]) -> str:
                      f"{blanks}|")
     lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def overview_section(published: Mapping[str, Any]) -> str:
+    """One table of every system's MRR on the benchmarks of `OVERVIEW`, published ones below."""
+    rows = [json.loads((RESULTS / f"reproduce-{name}-cpu.json").read_text("utf-8"))["rows"]
+            for name in OVERVIEW]
+    ours = {system: [found.get(system) for found in rows] for system in rows[0]}
+    theirs = {system: [published[name].get(system) for name in OVERVIEW]
+              for system in {system for name in OVERVIEW for system in published[name]}}
+    lines = [f"| system | {' | '.join(OVERVIEW)} |", "|---" * (1 + len(OVERVIEW)) + "|"]
+    for system, cells in sorted(ours.items(), key=lambda item: -_mean(item[1][0]["both"], "mrr")):
+        lines.append(f"| {system} | " + " | ".join(
+            row_figures(cell)[0]
+            + ("" if len(cell["seeds"]) == SEEDS else f" ({len(cell['seeds'])})")
+            if cell else "–" for cell in cells) + " |")
+    for system, entries in sorted(theirs.items(), key=lambda item: (-max(
+            entry["figures"][0] for entry in item[1] if entry), item[0])):
+        lines.append(f"| *{system}, as published* | " + " | ".join(
+            f"{entry['figures'][0]:.1f}" if entry else "–" for entry in entries) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def nations_section() -> str:
