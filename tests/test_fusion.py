@@ -748,6 +748,7 @@ def test_certified_results_stand_beside_exact_ones(
     fuse = ["fuse", here / "generator", here / "distmult", "--out", run, "--folds", "2"]
     answer(capsys, *fuse, "--ranks", "certified")
     result = json.loads((run / "results" / "test-certified.json").read_text())
+    assert not list((run / "results").glob("valid*"))
     found = answer(capsys, "compare", run, here / "distmult")
     assert found["runs"][0]["both"] == result["both"]
     assert found["runs"][1]["both"]["mrr"] == answer(

@@ -34,8 +34,8 @@ def add_fuse(parser: Parser) -> None:
     fuse.add_argument("--depth", type=int, default=10, metavar="K",
                       help="rerank: how many of the generator's answers are ordered")
     fuse.add_argument("--ranks", choices=["exact", "certified"], default="exact", help=(
-        "fused: how valid and test are ranked; brackets that hold the exact rank are cheaper in "
-        "a large catalogue"))
+        "fused: how test is ranked, and with exact ranks valid too; brackets that hold the exact "
+        "rank are cheaper in a large catalogue"))
     fuse.add_argument("--budget", type=int, metavar="N", help=(
         "certified: give up a rank after about N decoder positions"))
 
