@@ -189,7 +189,8 @@ def plot(name: str) -> None:
     systems = {run_folder(Path(), system, 0).parent: system for system in rows}
     generator, *scorers = (systems[Path("runs", Path(part["run"]).parent.name)]
                            for part in rows[fusion]["protocol"]["parts"])
-    shown = [(system, rows[system]) for system in (best(scorers), generator, fusion)]
+    shown = [(f"{what}: {system}", rows[system]) for what, system in (
+        ("best scorer", best(scorers)), ("generator", generator), ("fusion", fusion))]
     plot_relations(name, shown, document["relation_names"])
     plot_degrees(name, shown)
 
