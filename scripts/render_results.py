@@ -4,9 +4,9 @@ Between ``<!-- results:NAME -->`` and ``<!-- end -->`` stands what this script w
 ``--check`` it only says whether that is current. NAME is a benchmark and a scale, as in
 ``reproduce-NAME.json``, or ``nations``, the table of every system on the nations graph and on the
 subset of MKG-W, or ``overview``, every system's MRR on the benchmarks with images.
-``reproduce-NAME-relations.svg`` shows, for the relations with the most test facts, the MRR of our
-best generator, the best scorer and the best fusion of both, and the weight that the fusion gives to
-each scorer; ``reproduce-NAME-degrees.svg`` their MRR by how much train says of both ends.
+``reproduce-NAME-relations.svg`` shows, for the relations with the most test facts, the MRR of the
+best fusion with a generator, of that generator and of the best scorer in it, and the weight of
+each part; ``reproduce-NAME-degrees.svg`` their MRR by how much train says of both ends.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def plot(name: str) -> None:
     generator, *scorers = (systems[Path("runs", Path(part["run"]).parent.name)]
                            for part in rows[fusion]["protocol"]["parts"])
     shown = [(f"{what}: {system}", rows[system]) for what, system in (
-        ("best scorer", best(scorers)), ("generator", generator), ("fusion", fusion))]
+        ("best fused scorer", best(scorers)), ("generator", generator), ("fusion", fusion))]
     plot_relations(name, shown, document["relation_names"])
     plot_degrees(name, shown)
 
