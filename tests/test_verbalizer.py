@@ -105,7 +105,9 @@ class Twin:
         if self.config.context_mode == "released_bug":
             facts = [fact for fact in facts
                      if fact[2] >= self.count and relation >= self.count / 2]
-        facts = [fact for fact in facts if not (
+        drawn = lot(self.seed, epoch, entity, relation, answer % 2**64, 1)
+        shown = epoch and drawn < self.config.revealed * 2**64
+        facts = [fact for fact in facts if (shown and fact == query) or not (
             (self.is_it(fact, relation) if self.config.implying else
              self.states(fact[1], relation)) and self.asked(query, fact[2]))]
         lots = {fact: lot(self.seed, epoch, entity, relation, *fact[1:]) for fact in facts}
@@ -257,6 +259,7 @@ def test_an_input_is_what_its_plain_twin_writes(data: st.DataObject) -> None:
     config = everything(
         setting, context_mode=data.draw(st.sampled_from(MODES)),
         ordering=data.draw(st.sampled_from(ORDERINGS)), implying=data.draw(st.booleans()),
+        revealed=data.draw(st.sampled_from([0.0, 0.5])),
         neighbours=data.draw(st.integers(0, 6)), truncate=data.draw(
             st.sampled_from(["priority", "right"])),
         max_tokens=data.draw(st.sampled_from([32, 60, 10**6])),
@@ -473,6 +476,23 @@ def test_what_a_rule_implies_is_told_if_so_wanted(turned: bool) -> None:
     assert not (names_it & (told.relation == 0)).any()
 
 
+def test_of_so_many_train_facts_the_asked_one_is_revealed_and_of_valid_and_test_none() -> None:
+    graph = random_graph(1, entities=30, relations=4, facts=300)
+    context = Context(graph, InputConfig(revealed=0.3, neighbours=99, vary_neighbours=False), 0)
+
+    def seen(queries: np.ndarray, epoch: int) -> np.ndarray:
+        told = context.facts(queries, epoch)
+        is_it = (told.relation == queries[told.owner, 1]) & (told.tail == queries[told.owner, 2])
+        return np.bincount(told.owner[is_it], minlength=len(queries))
+
+    shares = [seen(graph.training_queries, epoch).mean() for epoch in (1, 2)]
+    assert all(0.25 < share < 0.35 for share in shares)
+    assert shares[0] != shares[1]  # others in another epoch
+    assert not seen(graph.training_queries, 0).any()
+    held_out = graph.fold(graph.queries(np.concatenate([graph.valid, graph.test])))
+    assert not seen(held_out.astype(np.int32), 1).any()
+
+
 @pytest.mark.parametrize("implying", [False, True])
 def test_the_same_relation_the_other_way_round_is_another_fact(implying: bool) -> None:
     graph = random_graph(1)
@@ -508,6 +528,7 @@ def test_settings_refuse_what_they_have_no_place_for() -> None:
         ({"instruction": "write {answer}"}, r"has the slot \{answer\}"),
         ({"instruction": "write {entity"}, r"input\.instruction: .*the slots are"),
         ({"two_hop": -1}, r"input\.two_hop is -1"),
+        ({"revealed": 1.0}, r"input\.revealed is 1\.0; give a number from 0 to below 1"),
     ]:
         with pytest.raises(InputError, match=sentence):
             InputConfig(**options)

@@ -50,7 +50,7 @@ class Context:
     the same relation the other way round, or by one that implies it (`RelationRules`, found on
     train). That holds for the answer of a query, and for every one that valid or test has, so that
     it makes no difference in evaluation that the answer is not given: of a data set that leaks,
-    less is told, never more.
+    less is told, never more. In training, some queries may read the very fact (``revealed``).
     """
 
     def __init__(self, graph: KnowledgeGraph, config: InputConfig, seed: int) -> None:
@@ -94,6 +94,9 @@ class Context:
         else:
             same = np.flatnonzero(self._states[asked, said])
         keep[same] = ~self.is_asked(queries, owner[same], other[same])
+        if epoch and config.revealed:
+            shown = mix(queries[:, 2], 1, state=state) < np.uint64(config.revealed * 2**64)
+            keep |= shown[owner] & (said == asked) & (other == queries[:, 2][owner])
         if config.context_mode == "released_bug":
             keep &= other >= graph.num_relations
         if not keep.all():

@@ -36,6 +36,9 @@ class InputConfig:
     same, as a rule found on train tells, or by the same relation the other way round. KGT5-context
     reads them, and embedding models learn from them; without, a data set that leaks tells
     nothing."""
+    revealed: float = 0.0
+    """In training, share of the queries whose asked fact itself may be among those read: to copy a
+    name out of the input is learnt there. Evaluation never reads it."""
     ordering: Literal["random", "relevant", "diverse"] = "random"
     """Which facts come first where there are more than ``neighbours``: by lots, drawn by seed,
     epoch and fact; those whose relation meets the asked one at most entities of train; or one of
@@ -69,6 +72,8 @@ class InputConfig:
         for key in ("neighbours", "two_hop", "relation_examples"):
             if getattr(self, key) < 0:
                 raise InputError(f"input.{key} is {getattr(self, key)}; give 0 or more.")
+        if not 0 <= self.revealed < 1:
+            raise InputError(f"input.revealed is {self.revealed}; give a number from 0 to below 1.")
         if self.max_tokens < 32:
             raise InputError(f"input.max_tokens is {self.max_tokens}; give at least 32.")
         scopes = set(self.caption_scopes)
