@@ -95,7 +95,7 @@ class Context:
             same = np.flatnonzero(self._states[asked, said])
         keep[same] = ~self.is_asked(queries, owner[same], other[same])
         if epoch and config.revealed:
-            shown = mix(queries[:, 2], 1, state=state) < np.uint64(config.revealed * 2**64)
+            shown = in_share(mix(queries[:, 2], 1, state=state), config.revealed)
             keep |= shown[owner] & (said == asked) & (other == queries[:, 2][owner])
         if config.context_mode == "released_bug":
             keep &= other >= graph.num_relations
@@ -233,6 +233,12 @@ def mix(*parts: int | Ints | Longs | Lots, state: Lots | None = None) -> Lots:
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
     return state
+
+
+def in_share(lots: Lots, share: float) -> Bools:
+    """Which of the lots that `mix` draws fall into a share of all, from 0 to below 1."""
+    fall: Bools = lots < np.uint64(share * 2**64)
+    return fall
 
 
 def _spread(starts: Longs, lengths: Longs, limit: int, state: Lots) -> tuple[Longs, Longs]:

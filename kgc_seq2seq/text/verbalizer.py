@@ -15,7 +15,7 @@ from caption_cache.links import INVERSE
 from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.catalogue import refuse_unspeakable
-from kgc_seq2seq.text.context import Bools, Context, Told, mix
+from kgc_seq2seq.text.context import Bools, Context, Told, in_share, mix
 from kgc_seq2seq.text.denoising import corrupt, sentinels
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.pair_texts import PairTexts
@@ -190,7 +190,7 @@ class Verbalizer:
         targets, written = self._table, queries[:, 2].astype(np.int64)
         if denoising:
             lots = mix(self._seed, epoch, 3, *queries.T)
-            chosen = lots < np.uint64(denoising * 2**64)
+            chosen = in_share(lots, denoising)
             inputs, spans = corrupt(inputs, chosen, lots, sentinels(self.tokenizer))
             targets = TokenTable.joined([targets.part(written), spans])
             written = np.arange(len(queries)) + len(queries) * chosen
