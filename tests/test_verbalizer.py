@@ -28,7 +28,7 @@ from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_token
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
 MODES = ("all", "same_relation", "released_bug")
-ORDERINGS = ("random", "relevant", "diverse")
+ORDERINGS = ("random", "relevant", "linking", "diverse")
 Pairs = dict[tuple[str, str], str]
 Fact = tuple[int, int, int]
 
@@ -97,6 +97,11 @@ class Twin:
                                 for relation in (one, other))
         return len(with_one & with_other) / max(1, len(with_one | with_other))
 
+    def confidence(self, asked: int, said: int) -> float:
+        asked_of, said_of = ({(h, t) for h, r, t in self.facts if r == relation}
+                             for relation in (asked, said))
+        return len(asked_of & said_of) / len(said_of) if said != asked else 0
+
     def told(self, query: Fact, epoch: int) -> list[Fact]:
         entity, relation, answer = query
         facts = [fact for fact in self.facts if fact[0] == entity]
@@ -114,6 +119,8 @@ class Twin:
         facts.sort(key=lots.__getitem__)
         if self.config.ordering == "relevant":
             facts.sort(key=lambda fact: -self.relevance(relation, fact[1]))
+        if self.config.ordering == "linking":
+            facts.sort(key=lambda fact: -self.confidence(relation, fact[1]))
         if self.config.ordering == "diverse":
             turns = {fact: sum(lots[other] < lots[fact] for other in facts if other[1] == fact[1])
                      for fact in facts}
@@ -444,7 +451,7 @@ def test_no_input_of_mkg_w_tells_what_is_asked(tmp_path: Path) -> None:
     check(graph, [
         everything("compact", ordering="diverse", **options),
         everything("mmkg-t5", context_mode="same_relation", ordering="relevant", **options),
-        everything("kgt5-context", context_mode="released_bug",
+        everything("kgt5-context", context_mode="released_bug", ordering="linking",
                    **{**options, "relation_examples": 0}),
         everything("kgt5"),
     ], {})

@@ -107,8 +107,11 @@ class Context:
             # Their upper bits tell them apart; one key sorts much faster than two.
             order = np.argsort(owner.astype(np.uint64) << _BITS | lot >> (np.uint64(64) - _BITS))
         else:
-            rank = (-self._relevance[asked, said] if config.ordering == "relevant" else
-                    _place_in(owner * 2 * graph.num_relations + said, lot))
+            if config.ordering == "diverse":
+                rank = _place_in(owner * 2 * graph.num_relations + said, lot)
+            else:
+                rank = -(self._relevance if config.ordering == "relevant" else
+                         self._confidence)[asked, said]
             order = np.lexsort([lot, rank, owner])
         most: int | Longs = config.neighbours
         if epoch and config.vary_neighbours:
@@ -198,19 +201,35 @@ class Context:
     @cached_property
     def _relevance(self) -> npt.NDArray[np.float64]:
         """Of two relations, the entities of train with both among those with either, [2R, 2R]."""
-        size = 2 * self.graph.num_relations
         entity, relation = distinct_rows(self.graph.training_queries[:, :2]).T.astype(np.int64)
-        own = Csr.group(entity, relation.astype(np.int32))
+        both = self._joined(entity, relation)
+        either = np.diag(both)[:, None] + np.diag(both) - both
+        relevance: npt.NDArray[np.float64] = both / np.maximum(either, 1)
+        return relevance
+
+    @cached_property
+    def _confidence(self) -> npt.NDArray[np.float64]:
+        """Of the pairs of train linked by the second relation, those by the first too, [2R, 2R].
+
+        0 where both are the same: a fact of the asked relation has another answer.
+        """
+        head, relation, tail = distinct_rows(self.graph.training_queries).T.astype(np.int64)
+        both = self._joined(head * self.graph.num_entities + tail, relation)
+        confidence: npt.NDArray[np.float64] = both / np.maximum(np.diag(both), 1)
+        np.fill_diagonal(confidence, 0)
+        return confidence
+
+    def _joined(self, key: Longs, relation: Longs) -> Longs:
+        """How many keys have both of two relations, [2R, 2R], of distinct keys and relations."""
+        size = 2 * self.graph.num_relations
+        own = Csr.group(key, relation.astype(np.int32))
         both = np.zeros(size * size, np.int64)
         rows = max(1, _JOINED_AT_ONCE // size)
-        for start in range(0, len(entity), rows):
-            owner, others = own.rows(entity[start : start + rows])
+        for start in range(0, len(key), rows):
+            owner, others = own.rows(key[start : start + rows])
             both += np.bincount(relation[start : start + rows][owner] * size + others,
                                 minlength=size * size)
-        table = both.reshape(size, size)
-        either = np.diag(table)[:, None] + np.diag(table) - table
-        relevance: npt.NDArray[np.float64] = table / np.maximum(either, 1)
-        return relevance
+        return both.reshape(size, size)
 
     @cached_property
     def _shuffled(self) -> Csr:

@@ -17,6 +17,7 @@ from kgc_seq2seq.text.settings import (
     check_instruction,
 )
 
+Ordering = Literal["random", "relevant", "linking", "diverse"]
 CaptionScope = Literal["entity", "profile", "pair", "summary", "relation"]
 
 
@@ -39,10 +40,11 @@ class InputConfig:
     revealed: float = 0.0
     """In training, share of the queries whose asked fact itself may be among those read: to copy a
     name out of the input is learnt there. Evaluation never reads it."""
-    ordering: Literal["random", "relevant", "diverse"] = "random"
+    ordering: Ordering = "random"
     """Which facts come first where there are more than ``neighbours``: by lots, drawn by seed,
-    epoch and fact; those whose relation meets the asked one at most entities of train; or one of
-    each relation in turn."""
+    epoch and fact; those whose relation meets the asked one at most entities of train; those
+    whose relation says most surely that the asked one links the same two; or one of each relation
+    in turn."""
     neighbours: int = 3
     """At most so many facts of the train split about the query's entity; 0 for none."""
     vary_neighbours: bool = True
