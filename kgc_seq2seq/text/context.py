@@ -109,9 +109,10 @@ class Context:
         else:
             if config.ordering == "diverse":
                 rank = _place_in(owner * 2 * graph.num_relations + said, lot)
+            elif config.ordering == "relevant":
+                rank = -self._relevance[asked, said]
             else:
-                rank = -(self._relevance if config.ordering == "relevant" else
-                         self._confidence)[asked, said]
+                rank = -self._confidence[asked, said]
             order = np.lexsort([lot, rank, owner])
         most: int | Longs = config.neighbours
         if epoch and config.vary_neighbours:
