@@ -81,7 +81,7 @@ def _parser() -> Parser:
     evaluate.add_argument("--tolerance", type=float, metavar="X", help=(
         "certified: the width of a reciprocal rank that is good enough; by default 0.002"))
     evaluate.add_argument("--budget", type=whole_number(1), metavar="N",
-                          help="certified: give up a rank after about N decoder positions")
+                          help="certified: stop at a query after about N decoder positions")
     evaluate.add_argument("--samples", type=whole_number(1), metavar="N",
                           help="sampled: names drawn for each query; by default 500")
     evaluate.add_argument("--seed", type=whole_number(0), metavar="N",

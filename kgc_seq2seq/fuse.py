@@ -77,8 +77,8 @@ class FuseConfig:
     """How valid and test are ranked at the end: exactly; or test alone, within brackets that hold
     every reciprocal rank to 0.002, which is cheaper in a large catalogue; only with fused."""
     budget: int | None = None
-    """Brackets may stay wider after about so many decoder positions for each gold, since a few hard
-    queries take most of the time; only with certified ranks. None: no limit."""
+    """Brackets may stay wider after about so many decoder positions for each query, since a few
+    hard ones take most of the time; only with certified ranks. None: no limit."""
 
     def __post_init__(self) -> None:
         if self.shrinkage is not None and not 0 <= self.shrinkage < np.inf:

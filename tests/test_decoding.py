@@ -26,6 +26,7 @@ from kgc_seq2seq.decoding.best_first import bracket, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.logits_processor import TrieLogitsProcessor, generated_entities
 from kgc_seq2seq.decoding.nodes import Allowed, Prior, TrieNodes
+from kgc_seq2seq.decoding.ragged import pairs
 from kgc_seq2seq.decoding.tree_decoder import Encoded, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 
@@ -324,7 +325,40 @@ def test_memory_is_bounded_and_answers_stay_exact(monkeypatch: pytest.MonkeyPatc
     assert 4 * most(5_000) < most(2**30)
 
 
-def test_a_budget_ends_the_search_of_each_gold() -> None:
+def test_golds_of_a_query_share_its_search() -> None:
+    names = [(a, b, c, EOS) for a in range(2, 10) for b in range(2, 10) for c in range(2, 8)]
+    search = ExactSearch(TreeDecoder(small_t5()), build(names))
+    encoded = search.decoder.encode(*queries(1, 2))
+    scores = search.all_scores(encoded)[1]
+    order = np.argsort(scores)
+
+    def positions(*ranks: int) -> int:
+        golds = order[list(ranks)]
+        search.positions = 0
+        found = bracket(search, encoded, torch.ones(len(golds), dtype=torch.long),
+                        torch.from_numpy(golds), torch.full((len(golds),), 1e-6),
+                        gold_scores=torch.from_numpy(scores[golds]))
+        assert found.better.tolist() == [(scores > scores[gold] + 1e-6).sum() for gold in golds]
+        return search.positions
+
+    assert positions(0, 10, 20, 30) < 1.1 * positions(0)
+
+
+@given(st.lists(st.integers(0, 5), max_size=12), st.lists(st.integers(0, 5), max_size=12),
+       st.integers(1, 9))
+def test_each_element_meets_every_other_of_its_group(
+    groups: list[int], others: list[int], at_once: int
+) -> None:
+    others.sort()
+    blocks = [list(zip(*block, strict=True)) for block in pairs(
+        torch.tensor(groups, dtype=torch.long), torch.tensor(others, dtype=torch.long), at_once)]
+    assert [(int(one), int(other)) for block in blocks for one, other in block] == [
+        (one, other) for one, group in enumerate(groups) for other in range(len(others))
+        if others[other] == group]
+    assert all(len(block) < at_once + len(others) for block in blocks)
+
+
+def test_a_budget_ends_the_search_of_each_query() -> None:
     names = [(a, b, c, EOS) for a in range(2, 10) for b in range(2, 10) for c in range(2, 8)]
     search = ExactSearch(TreeDecoder(small_t5()), build(names))
     encoded = search.decoder.encode(*queries(1, 3))

@@ -37,7 +37,7 @@ def add_fuse(parser: Parser) -> None:
         "fused: how test is ranked, and with exact ranks valid too; brackets that hold the exact "
         "rank are cheaper in a large catalogue"))
     fuse.add_argument("--budget", type=int, metavar="N", help=(
-        "certified: give up a rank after about N decoder positions"))
+        "certified: stop at a query after about N decoder positions"))
 
 
 def _fuse(options: Namespace) -> Answer | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
-from kgc_seq2seq.decoding.ragged import best_of_each, merge_best
+from kgc_seq2seq.decoding.ragged import best_of_each, merge_best, pairs
 from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 
 _SLACK = 1e-3
@@ -19,6 +19,8 @@ _FIRST_ROWS = 16
 """So many nodes of each search are expanded in its first steps."""
 _OPEN_BYTES = 256
 """What an open node takes, with what is computed for it in every round."""
+_PAIRS_AT_ONCE = 2**20
+"""Open nodes and golds that are held against each other in one step."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def bracket(
     """Certified brackets of the ranks of gold answers.
 
     Under an unexplored prefix with probability P stand at most P / p names that are as probable
-    as p: often far fewer than there are names, and often none besides the gold itself.
+    as p: often far fewer than there are names, and often none besides the gold itself. Golds of the
+    same query share one search.
 
     Args:
         search: Model and trie.
@@ -109,7 +112,7 @@ def bracket(
         gold_scores: What `ExactSearch.gold_scores` gives, and the gold's prior, float32 [G].
         allowed: The candidates; whether the gold is one of them does not matter.
         prior: What is added to the scores.
-        budget: Decoder positions to spend on each gold, at least; None: no limit.
+        budget: Decoder positions to spend on each query, at least; None: no limit.
         tolerance: Stop at a gold when its reciprocal rank is certain within this.
 
     Raises:
@@ -117,36 +120,45 @@ def bracket(
     """
     if budget is not None and budget < 1:
         raise InputError(f"The budget is {budget} decoder positions; give 1 or more, or none.")
-    frontier = _Frontier(search, encoded, queries, allowed, prior)
+    asked, owner = torch.unique_consecutive(queries, return_inverse=True)
+    frontier = _Frontier(search, encoded, asked, allowed, prior)
     position = search.nodes.position(gold)
     low = gold_scores - margin
-    better, tied, settled = torch.zeros(3, len(gold), dtype=torch.long, device=gold.device)
+    better, tied, left = torch.zeros(3, len(gold), dtype=torch.long, device=gold.device)
+    unsure = torch.arange(len(gold), device=gold.device)
     while True:
-        item, node = frontier.item, frontier.node
-        # The gold itself lies under the nodes on its path.
-        first, last = search.nodes.span(node)
-        mine = (first <= position[item]) & (position[item] < last)
-        rivals = (frontier.bound - low[item]).double().exp() * (1 + _SLACK)
-        rivals = torch.where(mine, rivals - (-margin[item].double()).exp() + _SLACK, rivals)
+        first, last = search.nodes.span(frontier.node)
         # A count takes the gold in only where it is allowed, so it may be one too high: safe.
-        possible = torch.minimum(frontier.count(node).double(), rivals.floor()).long()
-        possible.clamp_(min=0)[frontier.bound < low[item]] = 0
-        left = settled.scatter_add(0, item, possible)
-        certain = better.double() + tied.double() / 2 + 1
-        width = 1 / certain - 1 / (certain + left)
-        unsure = (width > tolerance) & (left > 0)
+        most = frontier.count(frontier.node).double()
+        left[unsure] = 0
+        wanted = torch.zeros_like(frontier.item, dtype=torch.bool)
+        for node, place in pairs(frontier.item, owner[unsure], _PAIRS_AT_ONCE):
+            item, bound = unsure[place], frontier.bound[node]
+            # The gold itself lies under the nodes on its path.
+            mine = (first[node] <= position[item]) & (position[item] < last[node])
+            rivals = (bound - low[item]).double().exp() * (1 + _SLACK)
+            rivals = torch.where(mine, rivals - (-margin[item].double()).exp() + _SLACK, rivals)
+            possible = torch.minimum(most[node], rivals.floor()).long()
+            possible.clamp_(min=0)[bound < low[item]] = 0
+            left.scatter_add_(0, item, possible)
+            wanted[node[possible > 0]] = True
+        certain = (better.double() + tied.double() / 2 + 1)[unsure]
+        width = 1 / certain - 1 / (certain + left[unsure])
+        go_on = (width > tolerance) & (left[unsure] > 0)
         if budget is not None:
-            unsure &= frontier.expanded < budget
+            go_on &= frontier.expanded[owner[unsure]] < budget
         # A rank that is good enough stays as it is.
-        settled = torch.where(unsure, settled, left)
-        frontier.keep(unsure[item] & (possible > 0))
+        unsure = unsure[go_on]
+        frontier.keep(wanted & torch.isin(frontier.item, owner[unsure]))
         if not len(frontier):
             return Bracket(better, tied, left)
         found, entity, score = frontier.expand()
-        gap = score - gold_scores[found]
-        rival = entity != gold[found]
-        better.scatter_add_(0, found, (rival & (gap > margin[found])).long())
-        tied.scatter_add_(0, found, (rival & (gap.abs() <= margin[found])).long())
+        for answer, place in pairs(found, owner[unsure], _PAIRS_AT_ONCE):
+            item = unsure[place]
+            gap = score[answer] - gold_scores[item]
+            rival = entity[answer] != gold[item]
+            better.scatter_add_(0, item, (rival & (gap > margin[item])).long())
+            tied.scatter_add_(0, item, (rival & (gap.abs() <= margin[item])).long())
 
 
 class _Frontier:

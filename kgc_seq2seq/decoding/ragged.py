@@ -1,6 +1,8 @@
-"""The best of each group, for groups of different sizes."""
+"""Groups of different sizes: the best of each, and pairs of what is in the same."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -43,3 +45,25 @@ def merge_best(
     values = torch.cat([scores.flatten(), score])
     best = by_name[best_of_each(queries, values[by_name], k)].view(count, k)
     return names[best], values[best]
+
+
+def pairs(groups: Tensor, others: Tensor, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each element with every other of its group, block by block.
+
+    Args:
+        groups: The group of each element, int64 [n].
+        others: The group of each other, int64 [m], ascending.
+        at_once: About so many pairs in a block; all pairs of an element are in the same.
+
+    Yields:
+        Indices of the elements, ascending, and of the others, int64 [pairs] each.
+    """
+    first = torch.searchsorted(others, groups)
+    counts = torch.searchsorted(others, groups, right=True) - first
+    before = counts.cumsum(0) - counts
+    sizes = torch.bincount(before // at_once).tolist()
+    for part in torch.split(torch.arange(len(groups), device=groups.device), sizes):
+        element = part.repeat_interleave(counts[part])
+        start = before[part].repeat_interleave(counts[part]) - before[part[:1]]
+        place = torch.arange(len(element), device=groups.device) - start
+        yield element, first[element] + place

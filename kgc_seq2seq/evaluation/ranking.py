@@ -122,7 +122,7 @@ class CertifiedRanks:
     """Brackets that provably hold the exact rank, at a bounded cost; a `Ranker`."""
 
     budget: int | None = None
-    """Decoder positions to spend on each gold, at least; None: no limit."""
+    """Decoder positions to spend on each query, at least; None: no limit."""
     tolerance: float = 0.002
     """A reciprocal rank that is certain within this is left as it is."""
     kind: ClassVar[str] = "certified"
