@@ -32,6 +32,8 @@ SEEDS = 3
 """What a figure is the mean of unless it says otherwise."""
 MARKERS = "os^"
 SHOWN = 12
+LONGEST = 30
+"""Of a relation's name in a plot."""
 SUBSET = "MKG-W-subset"
 SYSTEMS = {
     "all fused": ("fused, all", "generator + all scorers"),
@@ -212,7 +214,7 @@ def plot_relations(
     for (system, row), marker in zip(rows, MARKERS, strict=True):
         left.plot([row["by_relation"][relation]["mrr"]["mean"] for relation in shown],
                   range(len(shown)), marker, label=system)
-    left.set_yticks(range(len(shown)), [f"{names[relation]} ({counts[relation]})"
+    left.set_yticks(range(len(shown)), [f"{_short(names[relation])} ({counts[relation]})"
                                         for relation in shown])
     left.set_xlabel("filtered MRR on test, both directions")
     weights = fusion["protocol"].get("weights", {})
@@ -228,6 +230,11 @@ def plot_relations(
         axis.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns,
                     frameon=False)
     figure.savefig(RESULTS / f"reproduce-{name}-relations.svg", metadata={"Date": None})
+
+
+def _short(name: str) -> str:
+    """A name, its middle left out where it is long: URIs differ at the end."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST // 2]}…{name[-LONGEST // 2:]}"
 
 
 def plot_degrees(name: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
