@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kgc_seq2seq.decoding.ragged import spread
 from kgc_seq2seq.decoding.trie import EntityTrie
 
 
@@ -56,11 +57,7 @@ class TrieNodes:
     def edges(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """All edges out of ``nodes`` [n]: the row each leaves from, and the child it leads to."""
         starts = self._children[nodes].long()
-        degrees = self._children[nodes + 1] - starts
-        row = torch.repeat_interleave(torch.arange(len(nodes), device=self.device), degrees)
-        first = degrees.cumsum(0) - degrees
-        child = torch.arange(len(row), device=self.device) - (first - starts)[row]
-        return row, child
+        return spread(starts, self._children[nodes + 1] - starts)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Groups of different sizes: the best of each, and pairs of what is in the same."""
+"""Groups of different sizes: the best of each, pairs of what is in the same, spans of numbers."""
 
 from __future__ import annotations
 
@@ -58,12 +58,26 @@ def pairs(groups: Tensor, others: Tensor, at_once: int) -> Iterator[tuple[Tensor
     Yields:
         Indices of the elements, ascending, and of the others, int64 [pairs] each.
     """
-    first = torch.searchsorted(others, groups)
-    counts = torch.searchsorted(others, groups, right=True) - first
+    starts = torch.searchsorted(others, groups)
+    counts = torch.searchsorted(others, groups, right=True) - starts
+    sizes = torch.bincount((counts.cumsum(0) - counts) // at_once).tolist()
+    low = 0
+    for first, count in zip(starts.split(sizes), counts.split(sizes), strict=True):
+        element, other = spread(first, count)
+        yield low + element, other
+        low += len(count)
+
+
+def spread(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of many spans, one after the other.
+
+    Args:
+        starts: The first number of each span, int64 [n].
+        counts: How many follow, itself counted, int64 [n].
+
+    Returns:
+        The span of each number, ascending, and the number, int64 [sum of counts] each.
+    """
+    span = torch.repeat_interleave(counts)
     before = counts.cumsum(0) - counts
-    sizes = torch.bincount(before // at_once).tolist()
-    for part in torch.split(torch.arange(len(groups), device=groups.device), sizes):
-        element = part.repeat_interleave(counts[part])
-        start = before[part].repeat_interleave(counts[part]) - before[part[:1]]
-        place = torch.arange(len(element), device=groups.device) - start
-        yield element, first[element] + place
+    return span, torch.arange(len(span), device=counts.device) - (before - starts)[span]
