@@ -264,13 +264,21 @@ def test_a_scorer_says_nothing_of_what_it_has_never_seen() -> None:
 
 
 @pytest.mark.parametrize("best", [None, 1, 3])
-def test_candidates_have_the_exact_scores_of_every_part(best: int | None) -> None:
+def test_candidates_have_the_exact_scores_of_every_part(
+    best: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator, voices = parts(3, 2)
     graph = generator.graph
     # What it has never seen would tie, and ties could be cut either way.
     voices = tuple(replace(voice, places=torch.arange(graph.num_entities)) for voice in voices)
+    asked = list[Ints]()
+    monkeypatch.setattr("kgc_seq2seq.systems.candidates.encode_queries",
+                        lambda *words: (asked.append(words[2]), encode_queries(*words))[1])
     found = gather(graph, generator, voices, graph.valid, best)
     questions = graph.queries(graph.valid)
+    distinct = np.unique(questions[:, :2], axis=0)
+    assert len(distinct) < len(questions)
+    np.testing.assert_array_equal(np.concatenate(asked), distinct)  # none of them twice
     names, said = names_of(generator, questions[:, :2]), opinions(voices, questions[:, :2])
     assert found.relations.tolist() == questions[:, 1].tolist()
     for row, (head, relation, gold) in enumerate(questions.tolist()):

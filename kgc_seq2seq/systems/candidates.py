@@ -67,7 +67,10 @@ def _gather(
     best: int | None, lots: torch.Generator, kept: Kept | None,
 ) -> Candidates:
     device = voices[0].places.device
-    queries, gold = questions[:, :2], torch.from_numpy(questions[:, 2].astype(np.int64)).to(device)
+    # Questions that share a query share what is said of it.
+    queries, shared = np.unique(questions[:, :2], axis=0, return_inverse=True)
+    query, gold = (torch.from_numpy(column.astype(np.int64)).to(device)
+                   for column in (shared, questions[:, 2]))
     heads, relations = as_tensors(queries, device)
     writer = None if generator is None else _Writer(generator, queries, kept)
     tables = torch.stack([voice.log_softmax(heads, relations) for voice in voices])
@@ -75,6 +78,7 @@ def _gather(
                     graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1])))
     may = torch.ones(tables.shape[1:], dtype=torch.bool, device=device)
     may[owner, known] = False
+    tables, may, relations = tables[:, query], may[query], relations[query]
     rows = torch.arange(len(gold), device=device)
     stands_for = torch.ones_like(tables[0])
     if best is not None:
@@ -82,7 +86,7 @@ def _gather(
         chosen = torch.zeros_like(may)
         if count:
             if writer:
-                chosen.scatter_(1, writer.best(count, owner, known), True)
+                chosen.scatter_(1, writer.best(count, owner, known)[query], True)
             for table in tables:
                 chosen.scatter_(1, table.masked_fill(~may, -torch.inf).topk(count, 1).indices, True)
         chosen &= may
@@ -92,7 +96,7 @@ def _gather(
     may[rows, gold] = True
     owner, entity = may.nonzero().unbind(1)
     said = tables[:, owner, entity]
-    names = writer.log_probabilities(owner, entity) if writer else torch.zeros_like(said[0])
+    names = writer.log_probabilities(query[owner], entity) if writer else torch.zeros_like(said[0])
     # A row a question, its candidates in its first columns.
     column = (may.cumsum(1) - 1)[owner, entity]
     said = torch.cat([names[None], said]).double()
@@ -113,7 +117,7 @@ class _Writer:
     generator: Generator
     """It."""
     queries: Ints
-    """int32 [Q, 2]."""
+    """Distinct, int32 [Q, 2]."""
     kept: Kept | None
     """As in `gather`."""
 
