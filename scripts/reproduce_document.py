@@ -79,8 +79,10 @@ def collect(
     return document
 
 
-SAME = ("split", "ranks", "ties", "candidate_set", "steps", "mixed_precision", "implying")
+SAME = ("split", "ranks", "ties", "candidate_set", "steps", "implying")
 """What the protocols of a row's seeds have in common, as far as they say it."""
+EACH = ("mixed_precision",)
+"""What is said of each seed beside its machine, for not every machine has every precision."""
 
 
 def added(
@@ -134,7 +136,8 @@ def _summary(runs: Sequence[Path]) -> dict[str, Any]:
                                           for test in tests),
                             "count": values["both"]["count"]}
                  for relation, values in first["by_relation"].items()}
-    protocol = {key: value for key, value in first["protocol"].items() if key != "seed"}
+    protocol = {key: value for key, value in first["protocol"].items()
+                if key not in ("seed", *EACH)}
     return {
         "seeds": [int(run.name.removeprefix("seed-")) for run in runs], **sides,
         # Generators choose by a part of valid, and are not ranked on all of it.
@@ -144,7 +147,8 @@ def _summary(runs: Sequence[Path]) -> dict[str, Any]:
         "mrr_within": max(half_width(test["both"]["mrr"]) for test in tests),
         "slices": slices, "by_relation": relations,
         "parameters": protocol.get("parameters"),
-        "made_on": [{**cost["machine"], **test["protocol"]["versions"]}
+        "made_on": [{**cost["machine"], **test["protocol"]["versions"],
+                     **{key: test["protocol"][key] for key in EACH if key in test["protocol"]}}
                     for cost, test in zip(costs, tests, strict=True)],
         "seconds": spread(cost["seconds"] for cost in costs),
         "peak_memory_gib": spread(cost["peak_bytes"] / 2**30 for cost in costs),

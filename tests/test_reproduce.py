@@ -214,6 +214,9 @@ def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
     first = document("one", "--seeds", "1")
     kept = first["rows"]["DistMult"]
     assert kept["made_on"][0]["python"] == platform.python_version()
+    # Each seed says its own: a machine may lack the precision that another has.
+    assert kept["made_on"][0]["mixed_precision"] == "no"
+    assert "mixed_precision" not in kept["protocol"]
     kept["made_on"] = ["elsewhere"]
     first["rows"]["ComplEx, wide"] = kept
     file.write_text(json.dumps(first))
@@ -232,17 +235,11 @@ def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
             assert cell["mean"] == pytest.approx(np.mean(values), abs=1e-4)
     assert row["slices"].keys() == kept["slices"].keys()
 
-    assert row["protocol"]["mixed_precision"] == "no"
-    kept["protocol"].pop("mixed_precision")
+    assert row["protocol"]["steps"] == 4
+    kept["protocol"].pop("steps")
     file.write_text(json.dumps(first))
     # What earlier results do not say is not said of them.
-    row = document("other", *second, "--add")["rows"]["DistMult"]
-    assert "mixed_precision" not in row["protocol"]
-    kept["protocol"]["mixed_precision"] = "bf16"
-    file.write_text(json.dumps(first))
-    with pytest.raises(SystemExit, match="of the document has mixed_precision bf16, this one no"):
-        document("other", *second, "--add")
-    kept["protocol"]["mixed_precision"] = "no"
+    assert "steps" not in document("other", *second, "--add")["rows"]["DistMult"]["protocol"]
 
     kept["protocol"]["graph"], graph = "another", kept["protocol"]["graph"]
     file.write_text(json.dumps(first))
