@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from torch import Tensor
 from caption_cache.command_line import Answer
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
-from caption_cache.progress import tracked
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import conclude, refuse_unfinished
-from kgc_seq2seq.evaluation.kept import Found, Kept, once
-from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, RankKind, ranker_of
+from kgc_seq2seq.evaluation.kept import Kept
+from kgc_seq2seq.evaluation.ranking import RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -44,7 +42,7 @@ from kgc_seq2seq.scorers.prior import Candidates, Voice, choose_shrinkage, fit_w
 from kgc_seq2seq.scorers.scorer import scorer_class
 from kgc_seq2seq.systems.candidates import gather
 from kgc_seq2seq.systems.dense import Dense
-from kgc_seq2seq.systems.ensemble import fit_mixture, log_softmaxes
+from kgc_seq2seq.systems.ensemble import fit_mixture, gather_answers
 from kgc_seq2seq.systems.generator import Generator
 
 SHRINKAGES = (0.1, 1.0, 10.0, 100.0)
@@ -262,7 +260,7 @@ def _fit(
         return torch.zeros(0), {"depth": config.depth, "weights_fitted_on": None}
     if config.method == "ensemble":
         assert generator is not None  # fuse_runs has seen to it
-        weights = fit_mixture(_answers(generator, voices, kept))
+        weights = fit_mixture(gather_answers(graph, generator, voices, graph.valid, kept))
         return weights, {"weights_fitted_on": "valid", "normalised_by": "softmax",
                          "weights": dict(zip(labels, weights.tolist(), strict=True))}
     whole = 2 * len(graph.valid) * graph.num_entities * len(labels) <= AT_ONCE
@@ -294,23 +292,6 @@ def _folds(known: Candidates, count: int) -> Tensor:
     facts = len(known.gold) // 2
     fold = torch.from_numpy(np.random.default_rng(0).permutation(facts) % count)
     return fold.repeat(2).to(known.gold.device)
-
-
-def _answers(generator: Generator, voices: tuple[Voice, ...], kept: Kept) -> Tensor:
-    """Probabilities of the answers of valid by every part, [1 + S, 2n]."""
-    def find(part: Ints) -> Found:
-        gold = torch.from_numpy(part[:, 2].astype(np.int64)).to(generator.device)
-        tables = log_softmaxes(generator, voices, part[:, :2])
-        answers = tables[:, torch.arange(len(gold), device=gold.device), gold].exp()
-        return answers.cpu().numpy()
-
-    questions = generator.graph.queries(generator.graph.valid)
-    found = []
-    for start in tracked(range(0, len(questions), QUERIES_AT_ONCE),
-                         f"scoring answers, {QUERIES_AT_ONCE} queries at once"):
-        part = questions[start : start + QUERIES_AT_ONCE]
-        found.append(once(kept, part, partial(find, part)))
-    return torch.from_numpy(np.concatenate(found, 1))
 
 
 def _by_relation(graph: KnowledgeGraph, weights: Sequence[float]) -> dict[str, dict[str, float]]:

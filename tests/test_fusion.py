@@ -36,7 +36,7 @@ from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.scorers.scorer import Vocabulary
 from kgc_seq2seq.systems.candidates import gather, stand_ins
 from kgc_seq2seq.systems.dense import Dense
-from kgc_seq2seq.systems.ensemble import Ensemble, fit_mixture
+from kgc_seq2seq.systems.ensemble import Ensemble, fit_mixture, gather_answers
 from kgc_seq2seq.systems.fused import Fused
 from kgc_seq2seq.systems.fused_scorers import FusedScorers
 from kgc_seq2seq.systems.generator import NAME, Generator
@@ -307,6 +307,25 @@ def test_candidates_have_the_exact_scores_of_every_part(
             said[:, row, gold].tolist(), abs=1e-4)
 
 
+def test_answers_have_the_exact_probabilities_of_every_part(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, voices = parts(3, 2)
+    graph, asked = generator.graph, list[Ints]()
+    monkeypatch.setattr("kgc_seq2seq.systems.ensemble.encode_queries",
+                        lambda *words: (asked.append(words[2]), encode_queries(*words))[1])
+    found = gather_answers(graph, generator, voices, graph.valid)
+    questions = graph.queries(graph.valid)
+    distinct = np.unique(questions[:, :2], axis=0)
+    assert len(distinct) < len(questions)
+    np.testing.assert_array_equal(np.concatenate(asked), distinct)  # none of them twice
+    queries, gold = questions[:, :2], questions[:, 2]
+    tables = np.concatenate([log_softmax(names_of(generator, queries))[None],
+                             opinions(voices, queries)])
+    wanted = np.exp(tables[:, np.arange(len(gold)), gold]).T.tolist()
+    assert sorted(found.T.tolist()) == pytest.approx(np.array(sorted(wanted)), abs=1e-4)
+
+
 def test_drawn_candidates_stand_for_all_in_the_mean() -> None:
     generator = torch.Generator().manual_seed(0)
     beliefs = (3 * torch.randn(2, 1, 30, generator=generator)).log_softmax(2)
@@ -548,8 +567,8 @@ def test_a_fusion_killed_while_it_is_fitted_asks_the_generator_nothing_twice(
     here = shutil.copytree(runs, tmp_path / "here")
     out, put, kept = here / "fusion", Kept.put, list[str]()
     command = ["fuse", here / "generator", here / "distmult", "--folds", "2", *options, "--out"]
-    for module in ("fuse", "systems.candidates"):
-        monkeypatch.setattr(f"kgc_seq2seq.{module}.QUERIES_AT_ONCE", 1)
+    for module in ("ensemble", "candidates"):
+        monkeypatch.setattr(f"kgc_seq2seq.systems.{module}.QUERIES_AT_ONCE", 1)
     if "--candidates" in options:
         monkeypatch.setattr("kgc_seq2seq.fuse.AT_ONCE", 0)
     whole = answer(capsys, *command, here / "whole")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from caption_cache.progress import tracked
 from kgc_seq2seq.evaluation.dense import rank_on_processes
-from kgc_seq2seq.evaluation.kept import Kept
-from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries
+from kgc_seq2seq.evaluation.kept import Found, Kept, once
+from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, Ranker, encode_queries
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.dense import refuse_ranker
@@ -63,6 +67,37 @@ def log_softmaxes(generator: Generator, voices: tuple[Voice, ...], queries: Ints
     heads, relations = as_tensors(queries, generator.device)
     return torch.stack([torch.from_numpy(names).to(heads.device).log_softmax(1),
                         *(voice.log_softmax(heads, relations) for voice in voices)])
+
+
+def gather_answers(
+    graph: KnowledgeGraph, generator: Generator, voices: tuple[Voice, ...], triples: Ints,
+    kept: Kept | None = None,
+) -> Tensor:
+    """Probabilities of the answers of both questions of triples by every part.
+
+    Args:
+        graph: Of the triples.
+        generator: The first part.
+        voices: S scorers.
+        triples: int32 [n, 3].
+        kept: What has been found already, and where to keep what will be.
+
+    Returns:
+        float32 [1 + S, 2n], the questions in no certain order.
+    """
+    def find(part: Ints) -> Found:
+        queries, shared = np.unique(part[:, :2], axis=0, return_inverse=True)
+        query, gold = (torch.from_numpy(column.astype(np.int64)).to(generator.device)
+                       for column in (shared, part[:, 2]))
+        return log_softmaxes(generator, voices, queries)[:, query, gold].exp().cpu().numpy()
+
+    questions = graph.queries(triples)
+    questions = questions[np.lexsort(questions.T[::-1])]  # equal queries side by side
+    parts = [questions[start : start + QUERIES_AT_ONCE]
+             for start in range(0, len(questions), QUERIES_AT_ONCE)]
+    return torch.from_numpy(np.concatenate(
+        [once(kept, part, partial(find, part))
+         for part in tracked(parts, f"scoring answers, {QUERIES_AT_ONCE} queries at once")], 1))
 
 
 def fit_mixture(answers: Tensor, tolerance: float = 1e-7) -> Tensor:
