@@ -467,6 +467,26 @@ def test_what_a_rule_implies_is_not_told(turned: bool) -> None:
         for asked, others in told_by.items()})
 
 
+def test_what_a_symmetric_relation_implies_is_not_told() -> None:
+    """Who knows the spouse knows whose husband one is, and the other way round."""
+    graph = random_graph(0, entities=26, relations=2)  # its last relation is symmetric
+    husband = np.arange(24).reshape(-1, 2)
+    spouse = np.where(husband[:, :1] % 4, husband, husband[:, ::-1])  # stored either way
+    train = np.concatenate([np.insert(pairs, 1, relation, axis=1)
+                            for relation, pairs in enumerate((husband, spouse))])
+    friends = [[24, 0, 25], [1, 0, 24]]  # something to tell
+    graph = replace(graph, train=np.concatenate([train, friends]).astype(np.int32),
+                    valid=graph.valid[:0], test=graph.test[:0])
+    context = Context(graph, InputConfig(neighbours=99, vary_neighbours=False), 0)
+    queries = graph.training_queries
+    told = context.facts(queries, 1)
+    assert not (told.tail == queries[told.owner, 2]).any()
+    assert len(told.owner)
+    implying = Context(graph, InputConfig(neighbours=99, vary_neighbours=False, implying=True), 0)
+    told = implying.facts(queries, 1)
+    assert (told.tail == queries[told.owner, 2]).sum() == 4 * len(husband)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_what_a_rule_implies_is_told_if_so_wanted(turned: bool) -> None:
     """Of a train fact, the one that a rule makes of it; of neither is the fact itself told."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows, expand_spans
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.graph.relation_rules import RelationRules
+from kgc_seq2seq.graph.relation_rules import CONFIDENCE, SUPPORT
 from kgc_seq2seq.text.input_config import InputConfig
 
 Bools = npt.NDArray[np.bool_]
@@ -189,15 +189,17 @@ class Context:
 
     @cached_property
     def _states(self) -> Bools:
-        """Whether a fact of the second relation states one of the first, bool [2R, 2R]."""
-        graph, count = self.graph, self.graph.num_relations
-        rules = RelationRules.find(distinct_rows(graph.train), graph.num_entities, count)
-        states = np.tile(np.eye(count, dtype=bool), (2, 2))
-        body, head = np.divmod(rules.same, count)
-        states[head, body] = states[head + count, body + count] = True
-        body, head = np.divmod(rules.inverse, count)
-        states[head + count, body] = states[head, body + count] = True
-        return states
+        """Whether a fact of the second relation states one of the first, bool [2R, 2R].
+
+        As `relation_rules` has it, of folded relations: a fact of a symmetric one is said both
+        ways, and states one of another relation whichever way round that is.
+        """
+        facts, count = self.graph.training_queries, self.graph.num_relations
+        both = self._linked(facts[facts[:, 0] != facts[:, 2]])
+        pairs, symmetric = np.diag(both), np.tile(self.graph.symmetric, 2)
+        both = both + np.where(symmetric, np.roll(both, count, 0), 0)
+        states: Bools = (both >= np.where(symmetric, 2, 1) * SUPPORT) & (both >= CONFIDENCE * pairs)
+        return states | np.tile(np.eye(count, dtype=bool), (2, 2))
 
     @cached_property
     def _relevance(self) -> npt.NDArray[np.float64]:
@@ -214,11 +216,15 @@ class Context:
 
         0 where both are the same: a fact of the asked relation has another answer.
         """
-        head, relation, tail = distinct_rows(self.graph.training_queries).T.astype(np.int64)
-        both = self._joined(head * self.graph.num_entities + tail, relation)
+        both = self._linked(self.graph.training_queries)
         confidence: npt.NDArray[np.float64] = both / np.maximum(np.diag(both), 1)
         np.fill_diagonal(confidence, 0)
         return confidence
+
+    def _linked(self, facts: Ints) -> Longs:
+        """How many pairs of entities both of two relations link, [2R, 2R], of distinct facts."""
+        head, relation, tail = facts.T.astype(np.int64)
+        return self._joined(head * self.graph.num_entities + tail, relation)
 
     def _joined(self, key: Longs, relation: Longs) -> Longs:
         """How many keys have both of two relations, [2R, 2R], of distinct keys and relations."""
