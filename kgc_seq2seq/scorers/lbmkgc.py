@@ -43,7 +43,8 @@ class LbmkgcConfig(ModalConfig):
     """Weight image against text by relation, not only both against structure (our
     reconstruction)."""
     guided: bool = True
-    """Learn the weights of structure and modalities; otherwise all that is there counts alike."""
+    """Learn the weights of structure and modalities; otherwise structure has 1 / (1 + modalities),
+    and what an entity has of these shares the rest alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -73,7 +73,7 @@ def gather_answers(
     graph: KnowledgeGraph, generator: Generator, voices: tuple[Voice, ...], triples: Ints,
     kept: Kept | None = None,
 ) -> Tensor:
-    """Probabilities of the answers of both questions of triples by every part.
+    """Log-probabilities of the answers of both questions of triples by every part.
 
     Args:
         graph: Of the triples.
@@ -89,7 +89,7 @@ def gather_answers(
         queries, shared = np.unique(part[:, :2], axis=0, return_inverse=True)
         query, gold = (torch.from_numpy(column.astype(np.int64)).to(generator.device)
                        for column in (shared, part[:, 2]))
-        return log_softmaxes(generator, voices, queries)[:, query, gold].exp().cpu().numpy()
+        return log_softmaxes(generator, voices, queries)[:, query, gold].cpu().numpy()
 
     questions = graph.queries(triples)
     questions = questions[np.lexsort(questions.T[::-1])]  # equal queries side by side
@@ -104,7 +104,7 @@ def fit_mixture(answers: Tensor, tolerance: float = 1e-7) -> Tensor:
     """The weights of the parts under which answers are most likely, by expectation maximisation.
 
     Args:
-        answers: Probabilities of Q answers by P parts, [P, Q].
+        answers: Log-probabilities of Q answers by P parts, [P, Q].
         tolerance: Stop when the mean log-likelihood rises by less.
 
     Returns:
@@ -115,9 +115,9 @@ def fit_mixture(answers: Tensor, tolerance: float = 1e-7) -> Tensor:
                          device=parts.device)
     before = -torch.inf
     while True:
-        mixed = (weights * parts).sum(0)
-        likelihood = float(mixed.log().mean())
+        mixed = (weights.log() + parts).logsumexp(0)
+        likelihood = float(mixed.mean())
         if not likelihood - before > tolerance:
             return weights[:, 0].float()
         before = likelihood
-        weights = (weights * parts / mixed).mean(1, keepdim=True)
+        weights = (weights.log() + parts - mixed).exp().mean(1, keepdim=True)
