@@ -54,8 +54,10 @@ def evaluate_run(
         InputError: It is no run folder, or its training has not ended.
     """
     refuse_unfinished(run)
-    return evaluate_split(run, split, open_run(run).system,
-                          Accelerator(cpu=not torch.accelerator.is_available()), ranker)
+    opened = open_run(run)
+    return evaluate_split(run, split, opened.system,
+                          Accelerator(cpu=not torch.accelerator.is_available()), ranker,
+                          opened.texts)
 
 
 def refuse_unfinished(run: Path) -> None:
@@ -70,7 +72,7 @@ def refuse_unfinished(run: Path) -> None:
 
 def evaluate_split(
     run: Path, split: str, system: System, accelerator: Accelerator,
-    ranker: CertifiedRanks | SampledRanks | None = None,
+    ranker: CertifiedRanks | SampledRanks | None = None, texts: str | None = None,
 ) -> dict[str, Any]:
     """Rank every fact of a split, and write the result into the run folder.
 
@@ -85,6 +87,7 @@ def evaluate_split(
         system: The run's best model, or the fusion.
         accelerator: Knows the processes; all must call this.
         ranker: How; None: exactly.
+        texts: `Run.texts`: of others, what is kept counts for nothing.
 
     Returns:
         What was written.
@@ -94,7 +97,8 @@ def evaluate_split(
     name = _result_name(split, ranker)
     # Of a run that was trained or fitted anew, training.json says other things.
     kept = Kept(run / "results" / f"{name}.parts",
-                     protocol(graph, split, **training_facts(run), **how), accelerator)
+                {**protocol(graph, split, **training_facts(run), **how), "texts": texts},
+                accelerator)
     ranks = system.rank(graph.split(split), accelerator, ranker, kept)
     result = record(run, name, graph, split, ranks, accelerator, how)
     if accelerator.is_main_process:
@@ -104,7 +108,7 @@ def evaluate_split(
 
 def conclude(
     run: Path, system: System, accelerator: Accelerator, ranker: CertifiedRanks | None = None,
-    splits: Sequence[str] = ("valid", "test"),
+    splits: Sequence[str] = ("valid", "test"), texts: str | None = None,
 ) -> Answer | None:
     """Evaluate a new run, once a split: what has a result is left as it is.
 
@@ -114,6 +118,7 @@ def conclude(
         accelerator: All its processes must call this.
         ranker: How; None: exactly.
         splits: On which; the last is ``test``.
+        texts: As in `evaluate_split`.
 
     Returns:
         The result on test; None on all processes but the first.
@@ -121,7 +126,7 @@ def conclude(
     for split in splits:
         path = run / "results" / f"{_result_name(split, ranker)}.json"
         if not path.exists():
-            evaluate_split(run, split, system, accelerator, ranker)
+            evaluate_split(run, split, system, accelerator, ranker, texts)
     if not accelerator.is_main_process:
         return None
     result = read_result(path)

@@ -24,7 +24,6 @@ from kgc_seq2seq.evaluation.ranking import RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.reading import load_captions, texts_hash
 from kgc_seq2seq.runs import (
     WEIGHTS,
     Fusion,
@@ -32,7 +31,6 @@ from kgc_seq2seq.runs import (
     Part,
     begin_fusion,
     open_run,
-    read_generator,
     relative,
     run_kind,
     save_weights,
@@ -121,7 +119,8 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
     if alone and (config.method != "fused" or config.ranks != "exact"):
         raise InputError("Scorers alone are fused by --method fused, and have --ranks exact; "
                          "give a generator's run first for anything else.")
-    first = open_run(runs[0]).system
+    opened = open_run(runs[0])
+    first = opened.system
     generator = first if isinstance(first, Generator) else None
     scorers = runs if alone else runs[1:]
     graph = first.graph
@@ -139,8 +138,7 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
     fusion = Fusion(config.method, None if alone else parts[0],
                     tuple(parts[-len(voices):]),
                     config.depth if config.method == "rerank" else None,
-                    {**asdict(config), "graph": graph.fingerprint,
-                     "texts": None if alone else _texts_hash(runs[0], graph)})
+                    {**asdict(config), "graph": graph.fingerprint, "texts": opened.texts})
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if not _is_fitted(out, fusion):
         _open_folder(out)
@@ -154,14 +152,9 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
         kept.forget()
     # Where ranks take long, valid's, which the weights were fitted to, are not worth as long again.
     splits = ("valid", "test") if config.ranks == "exact" else ("test",)
-    return conclude(out, open_run(out).system, accelerator,
-                    ranker_of(config.ranks, config.budget), splits)
-
-
-def _texts_hash(run: Path, graph: KnowledgeGraph) -> str:
-    """Of what a generator reads."""
-    config = read_generator(run)
-    return texts_hash(graph, load_captions(run / config.dataset, config), config)
+    fused = open_run(out)
+    return conclude(out, fused.system, accelerator, ranker_of(config.ranks, config.budget), splits,
+                    fused.texts)
 
 
 def _is_fitted(out: Path, fusion: Fusion) -> bool:

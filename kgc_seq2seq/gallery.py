@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
@@ -51,7 +52,6 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
                          f"'kgc evaluate {run}'.")
     gallery = Gallery(completer, ranks_of(measured.table).realistic, dataset.resolve(),
                       paths_by_entity(dataset), opened.captions)
-    calibration = run / "results" / "test-calibration.json"
     path = run / "report.html"
     write_report(path, Report(
         run=str(run), result=measured.result,
@@ -63,10 +63,19 @@ def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
                             *(read_measured(other, surest_result(other, "test"))
                               for other in against)]),
         history=read_metrics(run),
-        calibration=json.loads(calibration.read_text("utf-8")) if calibration.is_file() else None,
+        calibration=_calibration(run, graph),
         relation_names=dict(zip(graph.relation_ids, graph.relation_names, strict=False)),
         worst=gallery.examples(gallery.worst()), examples=gallery.examples(gallery.first())))
     return path
+
+
+def _calibration(run: Path, graph: KnowledgeGraph) -> Mapping[str, Any] | None:
+    """What ``kgc calibrate`` measured on test; None: nothing, or of data that has changed since."""
+    path = run / "results" / "test-calibration.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found if found["protocol"]["graph"] == graph.fingerprint else None
 
 
 def _by_frequency(graph: KnowledgeGraph, measured: Measured) -> Measured:

@@ -32,7 +32,7 @@ from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.reading import load_captions, make_verbalizer
+from kgc_seq2seq.reading import load_captions, make_verbalizer, texts_hash
 from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.scorers.scorer import EntityScorer
 from kgc_seq2seq.systems.dense import Dense
@@ -65,6 +65,8 @@ class Run:
     """What answers."""
     caption_source: str | None = None
     """Whose captions those are, as `config.RunConfig` names it."""
+    texts: str | None = None
+    """`reading.texts_hash` of what its generator reads; None: it has no generator."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _open_generator(run: Path) -> Run:
     model.to(_device()).eval()  # type: ignore[arg-type]
     return Run("generator", dataset, captions.entity,
                Generator(verbalizer, ExactSearch(TreeDecoder(model), trie)),
-               config.caption_source)
+               config.caption_source, texts_hash(graph, captions, config))
 
 
 def save_relations(run: Path, graph: KnowledgeGraph) -> None:

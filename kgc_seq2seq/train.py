@@ -136,13 +136,13 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         return middle(metrics(rank_triples(search, verbalizer, facts, accelerator,
                                            ranker))["mrr"])
 
+    texts = texts_hash(graph, captions, config)
     task = Seq2Seq(model, len(queries),
                    lambda examples, epoch: verbalizer.examples(
                        queries[examples], epoch, config.training.denoising),
                    validate, config.training.label_smoothing, config.training.batch_tokens)
     stopped = train_task(task, accelerator, config, {
-        **stored.as_dict(), "data": {"graph": graph.fingerprint, "texts": texts_hash(
-            graph, captions, config)}}, {
+        **stored.as_dict(), "data": {"graph": graph.fingerprint, "texts": texts}}, {
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours, "implying": config.input.implying,
         "captions": config.input.reads_captions,
@@ -152,7 +152,7 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
     # Where a part of valid has to be enough to choose by, all of it takes too long as well.
     splits = ("valid", "test") if some is None else ("test",)
-    return conclude(run, Generator(verbalizer, best), accelerator, ranker, splits)
+    return conclude(run, Generator(verbalizer, best), accelerator, ranker, splits, texts)
 
 
 def begin(
@@ -269,12 +269,15 @@ def open_run(run: Path, *, restart: bool) -> None:
 def is_new(run: Path) -> bool:
     """Whether a run folder has still to be filled: training does not go on there.
 
+    A training that was killed before its first checkpoint begins anew, with a model or without.
+
     Raises:
-        InputError: It holds a model but nothing to go on from.
+        InputError: It holds the model of a finished or unknown training, but nothing to go on from.
     """
-    if any((run / "checkpoints").glob("step-*")) and (run / "config.yaml").is_file():
+    ours = (run / "config.yaml").is_file()
+    if ours and any((run / "checkpoints").glob("step-*")):
         return False  # the checkpoints know whether the configurations agree
-    if (run / "model").is_dir():
+    if (run / "model").is_dir() and ((run / "training.json").is_file() or not ours):
         raise InputError(f"{run} holds a model but no checkpoints to go on from; choose another "
                          "--out, or --restart.")
     return True

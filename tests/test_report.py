@@ -81,7 +81,8 @@ def reported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"low": 0.4, "high": 0.5, "confidence": 0.45, "accuracy": 0.3, "count": 800},
         {"low": 0.9, "high": 1.0, "confidence": 0.95, "accuracy": 0.9, "count": 8}]}
     (run / "results" / "test-calibration.json").write_text(json.dumps(
-        {"both": side, "tail": side, "head": side}))
+        {"both": side, "tail": side, "head": side, "protocol": {
+            "graph": read_result(run / "results" / "test.json")["protocol"]["graph"]}}))
     assert cli.main(["report", str(run), "--against", str(trained)]) == 0
     return run
 

@@ -83,6 +83,38 @@ def test_a_training_begun_again_has_not_ended(
 
 
 @both_kinds
+def test_a_training_killed_between_its_first_model_and_checkpoint_begins_anew(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    begin, words = KINDS[kind]
+    run = tmp_path / "run"
+    assert begin([*words(tiny, run), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    shutil.rmtree(run / "checkpoints")
+    assert begin(words(tiny, run)) == 2  # what has been finished is not overwritten
+    assert "a model but no checkpoints" in error(capsys)
+    shutil.rmtree(run / "results")
+    (run / "training.json").unlink()
+    assert begin([*words(tiny, run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["both"] == first["both"]
+
+
+def test_a_report_shows_no_calibration_of_other_data(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin, words = KINDS["generator"]
+    run = tmp_path / "run"
+    assert begin(words(tiny, run)) == 0
+    assert main(["calibrate", str(run)]) == 0
+    for fact, shown in (("", True), ("e0\tcolour\te8\n", False)):
+        with (tiny / "test.tsv").open("a") as file:
+            file.write(fact)
+        assert main(["evaluate", str(run)]) == 0
+        assert main(["report", str(run)]) == 0
+        assert ("That was not measured" not in (run / "report.html").read_text()) == shown
+
+
+@both_kinds
 def test_the_time_of_a_training_is_that_of_all_its_sessions(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

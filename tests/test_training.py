@@ -18,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import ROOT, assert_learnt_alike, stop_at
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from safetensors.torch import load_file
 from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
 from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation import ranking
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
@@ -280,6 +282,42 @@ def test_a_run_killed_while_it_is_evaluated_ranks_nothing_twice(
     assert len(kept) == len({str(questions) for questions in kept}) == 4  # 2 of valid, 2 of test
     assert sorted(path.name for path in parts.iterdir()) == [
         "test-ranks.parquet", "test.json", "valid-ranks.parquet", "valid.json"]
+
+
+def test_ranks_of_other_texts_or_another_process_are_not_taken(tmp_path: Path) -> None:
+    accelerator, questions = Accelerator(cpu=True), np.zeros((1, 2), np.int32)
+    mine = Kept(tmp_path / "test.parts", {"texts": "a"}, accelerator)
+    other = Kept(tmp_path / "test.parts", {"texts": "b"}, accelerator)
+    mine.put(questions, np.array([1]))
+    assert other.get(questions) is None
+    assert mine.get(questions) == np.array([1])
+
+
+def test_an_evaluation_goes_on_with_the_same_texts_alone(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 1)
+    run, entities = tmp_path / "run", tiny / "entities.tsv"
+    header, *rows = entities.read_text().splitlines()
+    entities.write_text("\n".join([f"{header}\tdescription", *(f"{row}\ta thing" for row in rows)]))
+    config = small(tiny, run)
+    run_training(replace(config, input=replace(config.input, captions=False, descriptions=True)))
+    put, kept = Kept.put, list[str]()
+
+    def dying(self: Kept, questions: np.ndarray, columns: np.ndarray) -> None:
+        put(self, questions, columns)
+        kept.append(str(questions.tolist()))
+        if len(kept) in (1, 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Kept, "put", dying)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_run(run, "test")
+    assert len(set(kept)) == 2
+    entities.write_text(entities.read_text().replace("a thing", "something else"))
+    evaluate_run(run, "test")
+    assert kept[2:] == kept[:2]  # both are asked anew
 
 
 def test_only_the_last_checkpoints_are_kept(tiny: Path, tmp_path: Path) -> None:

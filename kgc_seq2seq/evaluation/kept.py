@@ -28,17 +28,17 @@ class Kept:
         """Go on with what is in a folder, or begin anew where it is of something else.
 
         Args:
-            folder: Its files are called by the questions they hold.
+            folder: Its files are called by what they are of and the questions they hold.
             about: What the arrays depend on beside the questions, as JSON values.
             accelerator: All its processes must call this.
         """
         self.folder = folder
-        note, text = folder / "about.json", json.dumps(about, sort_keys=True)
+        note, self._about = folder / "about.json", json.dumps(about, sort_keys=True)
         if accelerator.is_main_process and not (
-                note.is_file() and note.read_text("utf-8") == text):
+                note.is_file() and note.read_text("utf-8") == self._about):
             shutil.rmtree(folder, ignore_errors=True)
             with replacing(note) as aside:
-                aside.write_text(text, "utf-8")
+                aside.write_text(self._about, "utf-8")
         accelerator.wait_for_everyone()
 
     def get(self, questions: Ints) -> Found | None:
@@ -63,8 +63,10 @@ class Kept:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, questions: Ints) -> Path:
-        rows = np.ascontiguousarray(questions, "<i4")
-        return self.folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()}.npy"
+        # Another process may write of something else to the same folder.
+        digest = hashlib.sha256(self._about.encode())
+        digest.update(np.ascontiguousarray(questions, "<i4").tobytes())
+        return self.folder / f"{digest.hexdigest()}.npy"
 
 
 def once(kept: Kept | None, questions: Ints, find: Callable[[], Found]) -> Found:
