@@ -28,6 +28,7 @@ from bench_common import machine
 from filelock import FileLock, Timeout
 from reproduce_document import collect, is_made, run_folder, table
 
+from caption_cache.disk import replacing
 from kgc_seq2seq.doctor import MALLOC
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +76,15 @@ class Stopped(Exception):
         self.spent = spent
 
 
+class Failed(SystemExit):
+    """A command failed."""
+
+    def __init__(self, message: str, spent: Spent) -> None:
+        """Say how, and what it has cost."""
+        super().__init__(message)
+        self.spent = spent
+
+
 class Runner:
     """Runs our command lines, logs them, and keeps to the time."""
 
@@ -117,7 +127,7 @@ class Runner:
 
         Raises:
             Stopped: The time is over; the command was told to stop and keep what it has.
-            SystemExit: It failed.
+            Failed: It failed.
         """
         if self._left() <= 0:
             raise Stopped
@@ -142,7 +152,7 @@ class Runner:
             raise Stopped(spent)
         if code:
             end = log.read_text("utf-8", "replace").splitlines()[-15:]
-            raise SystemExit("\n".join([f"{name} failed; the end of {log}:", *end]))
+            raise Failed("\n".join([f"{name} failed; the end of {log}:", *end]), spent)
         return spent
 
     def _left(self) -> float:
@@ -252,8 +262,11 @@ def prepare(
         if count:
             run("subset", "kgc_seq2seq.cli", "subset", whole, dataset, "--entities", str(count))
         else:
-            work.mkdir(parents=True, exist_ok=True)
-            dataset.symlink_to(os.path.relpath(whole, work), target_is_directory=True)
+            with replacing(dataset) as aside:
+                aside.mkdir()
+                for item in whole.iterdir():  # but features, of which each scale has its own
+                    if item.name != "features":
+                        (aside / item.name).symlink_to(os.path.relpath(item, dataset))
     audited = work / "logs" / "audited"
     if not audited.exists():
         run("audit", "kgc_seq2seq.cli", "audit", dataset, "--json")
@@ -292,14 +305,15 @@ def _make(
     before = json.loads(cost.read_text()) if cost.is_file() else asdict(Spent())
 
     def note(spent: Spent) -> None:
-        cost.write_text(json.dumps({
-            "seconds": round(before["seconds"] + spent.seconds, 1),
-            "peak_bytes": max(before["peak_bytes"], spent.peak_bytes), "machine": machine()}))
+        with replacing(cost) as aside:
+            aside.write_text(json.dumps({
+                "seconds": round(before["seconds"] + spent.seconds, 1),
+                "peak_bytes": max(before["peak_bytes"], spent.peak_bytes), "machine": machine()}))
 
     try:
         note(run(f"{out.parent.name}-{out.name}", *words))
-    except Stopped as stopped:
-        note(stopped.spent)
+    except (Stopped, Failed) as ended:
+        note(ended.spent)
         raise
 
 

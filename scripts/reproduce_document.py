@@ -13,6 +13,7 @@ from typing import Any
 
 from bench_common import spread
 
+from caption_cache.disk import replacing
 from kgc_seq2seq.evaluation.ranks import middle
 from kgc_seq2seq.evaluation.results import surest_result
 from kgc_seq2seq.graph.folder import read_graph
@@ -52,14 +53,16 @@ def collect(
         add: Keep its rows and seeds that are not made here.
 
     Raises:
-        SystemExit: It is to be added to a document that is not of the same graph and protocol.
+        SystemExit: It is to be added to a document that is not of the same graph and protocol, or
+            the seeds of a row are not of one.
     """
     rows: dict[str, Mapping[str, Any]] = {}
     for name, row in plan.items():
         runs = [path for path in sorted(run_folder(work, name, 0).parent.glob("seed-*/"))
                 if is_made(path)]
         if runs:
-            rows[name] = {"kind": "fusion" if "fuse" in row else row["with"], **_summary(runs)}
+            rows[name] = {"kind": "fusion" if "fuse" in row else row["with"],
+                          **_summary(name, runs)}
     graph = read_graph(dataset)
     if add and file.is_file():
         kept = json.loads(file.read_text("utf-8"))["rows"]
@@ -67,15 +70,16 @@ def collect(
             if row["protocol"]["graph"] != graph.fingerprint:
                 raise SystemExit(f"The row {name} of {file} is of other data than {dataset}; "
                                  "leave --add, or give other --results.")
+        # Another plan's rows come last.
         rows = {name: added(name, kept.get(name), rows.get(name))
-                for name in plan if name in kept or name in rows}
+                for name in dict.fromkeys([*plan, *kept]) if name in kept or name in rows}
     document = {
         "benchmark": work.parent.name, "scale": work.name,
         "dataset": json.loads((dataset / "dataset.json").read_text("utf-8")), "rows": rows,
         "relation_names": dict(zip(graph.relation_ids, graph.relation_names, strict=False)),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    with replacing(file) as aside:
+        aside.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return document
 
 
@@ -96,10 +100,9 @@ def added(
     if kept is None or made is None:
         return kept or made or {}
     theirs, ours = kept["protocol"], made["protocol"]
-    for key in SAME:
-        if key in theirs and key in ours and theirs[key] != ours[key]:
-            raise SystemExit(f"The row {name} of the document has {key} {theirs[key]}, this one "
-                             f"{ours[key]}; leave --add, or give other --results.")
+    if key := _unlike(theirs, ours):
+        raise SystemExit(f"The row {name} of the document has {key} {theirs[key]}, this one "
+                         f"{ours[key]}; leave --add, or give other --results.")
     protocol = {key: value for key, value in ours.items() if key not in SAME or key in theirs}
     both = [kept["seeds"], made["seeds"]]
     seeds = sorted({*kept["seeds"], *made["seeds"]})
@@ -120,11 +123,22 @@ def added(
             "mrr_within": max(kept["mrr_within"], made["mrr_within"])}
 
 
-def _summary(runs: Sequence[Path]) -> dict[str, Any]:
+def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """What of `SAME` two protocols say differently; None: nothing."""
+    return next((key for key in SAME if key in one and key in other and one[key] != other[key]),
+                None)
+
+
+def _summary(name: str, runs: Sequence[Path]) -> dict[str, Any]:
     tests, valids = ([json.loads(path.read_text("utf-8")) for run in runs
                       if (path := _result(run, split))] for split in ("test", "valid"))
     costs = [json.loads(run.with_suffix(".cost.json").read_text("utf-8")) for run in runs]
     first = tests[0]
+    for run, test in zip(runs, tests, strict=True):
+        if key := _unlike(first["protocol"], test["protocol"]):
+            raise SystemExit(f"The row {name} has {key} {first['protocol'][key]} in {runs[0]}, "
+                             f"and {test['protocol'][key]} in {run}; remove the one that is not "
+                             "of the plan.")
     sides = {side: {metric: spread(middle(test[side][metric]) for test in tests)
                     for metric in first[side] if metric != "count"}
              for side in ("both", "tail", "head")}

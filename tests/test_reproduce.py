@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,13 +219,14 @@ def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
     assert kept["made_on"][0]["mixed_precision"] == "no"
     assert "mixed_precision" not in kept["protocol"]
     kept["made_on"] = ["elsewhere"]
-    first["rows"]["ComplEx, wide"] = kept
+    first["rows"] |= {"ComplEx, wide": kept, "of another plan": kept}
     file.write_text(json.dumps(first))
     second = ["--seeds", "1", "--first-seed", "1"]
     both = document("other", *second, "--add")["rows"]
     made = document("other", *second)["rows"]
     assert list(made) == ["DistMult"]
-    assert both["ComplEx, wide"] == kept
+    assert both["ComplEx, wide"] == both["of another plan"] == kept
+    assert list(both) == ["DistMult", "ComplEx, wide", "of another plan"]
     row = both["DistMult"]
     assert row["seeds"] == [0, 1]
     assert row["made_on"] == ["elsewhere", *made["DistMult"]["made_on"]]
@@ -249,6 +251,17 @@ def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
     file.write_text(json.dumps(first))
     with pytest.raises(SystemExit, match="row DistMult of the document has steps 5, this one 4"):
         document("other", *second, "--add")
+
+    # Nor are those of one folder averaged when the plan has changed between them.
+    runs = tmp_path / "other" / "MKG-Y" / "tiny" / "runs" / "distmult"
+    shutil.copytree(runs / "seed-1", runs / "seed-2")
+    shutil.copy(runs / "seed-1.cost.json", runs / "seed-2.cost.json")
+    result = runs / "seed-2" / "results" / "test.json"
+    changed = json.loads(result.read_text())
+    changed["protocol"]["steps"] = 5
+    result.write_text(json.dumps(changed))
+    with pytest.raises(SystemExit, match=r"The row DistMult has steps 4 in .*seed-1, and 5 in "):
+        document("other", *second)
 
 
 def test_certified_rows_stand_with_the_middle_of_their_bracket(
@@ -277,6 +290,9 @@ def test_certified_rows_stand_with_the_middle_of_their_bracket(
     assert path.stat().st_mtime_ns == before
     document = json.loads((tmp_path / "reproduce-MKG-Y-tiny.json").read_text())
     assert document["dataset"]["name"] == "MKG-Y"
+    # Another scale of the same graph may have vectors of another width.
+    assert (tmp_path / "out" / "MKG-Y" / "tiny" / "MKG-Y" / "features").is_dir()
+    assert not (tmp_path / "out" / "MKG-Y" / "imported" / "MKG-Y" / "features").exists()
     row = document["rows"]["generator"]
     assert row["both"]["mrr"]["mean"] == pytest.approx(mrr["low"] + 0.001, abs=1e-4)
     assert row["mrr_within"] == pytest.approx(0.001)
@@ -289,6 +305,8 @@ def test_a_run_that_fails_shows_the_end_of_its_log(
     with pytest.raises(SystemExit, match=r"(?s)distmult-seed-0 failed.*model\.dim is 0"):
         reproduce.main(["MKG-Y", "--source", str(source), "--plan", str(tmp_path / "plan.yaml"),
                         "--out", str(tmp_path / "out"), "--results", str(tmp_path)])
+    cost = tmp_path / "out" / "MKG-Y" / "cpu" / "runs" / "distmult" / "seed-0.cost.json"
+    assert json.loads(cost.read_text())["seconds"] > 0
 
 
 def test_a_signal_stops_what_runs(
