@@ -198,8 +198,9 @@ class Context:
         both = self._linked(facts[facts[:, 0] != facts[:, 2]])
         pairs, symmetric = np.diag(both), np.tile(self.graph.symmetric, 2)
         both = both + np.where(symmetric, np.roll(both, count, 0), 0)
-        states: Bools = (both >= np.where(symmetric, 2, 1) * SUPPORT) & (both >= CONFIDENCE * pairs)
-        return states | np.tile(np.eye(count, dtype=bool), (2, 2))
+        states: Bools = np.tile(np.eye(count, dtype=bool), (2, 2))
+        states |= (both >= np.where(symmetric, 2, 1) * SUPPORT) & (both >= CONFIDENCE * pairs)
+        return states
 
     @cached_property
     def _relevance(self) -> npt.NDArray[np.float64]:
