@@ -163,7 +163,8 @@ def _joined(subjects: Sequence[S], rows: pa.Table, separator: str) -> dict[S, st
 
 
 def current_rows(dataset: Path) -> pa.Table:
-    """Read the rows of the store whose images the entities still have, by content.
+    """Read the rows of the store about entities of the data set that still have the images, by
+    content.
 
     Where the same source was asked twice about the same subject and images (an entity got
     another name), the last row counts; of a text about all images the last, whatever images.
@@ -177,7 +178,11 @@ def current_rows(dataset: Path) -> pa.Table:
     Raises:
         InputError: The data set is malformed, or a part cannot be read.
     """
-    rows = _last_asked(Store(dataset).read())
+    rows = last_asked(Store(dataset).read())
+    known = pa.array(read_entities(dataset).columns["id"], pa.string())
+    rows = rows.filter(pc.and_(
+        pc.is_in(rows["entity"], value_set=known),
+        pc.or_(pc.is_null(rows["neighbour"]), pc.is_in(rows["neighbour"], value_set=known))))
     if not has_images(dataset):
         return rows.take(pc.sort_indices(pc.list_element(rows["images"], 0)))
     places = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
@@ -271,10 +276,17 @@ def of_source(rows: pa.Table, source: Source) -> pa.Table:
     return rows
 
 
-def _last_asked(rows: pa.Table) -> pa.Table:
+def last_asked(rows: pa.Table, by: Sequence[str] = Source.COLUMNS) -> pa.Table:
+    """Of rows about the same subject and images, the last; of those about all images of a
+    subject the last, whatever images.
+
+    Args:
+        rows: Of the store (`Store.read`).
+        by: Columns that keep rows apart besides: by default the source.
+    """
     images = pc.binary_join(rows["image_hashes"], " ")
     at_once = pc.is_in(rows["scope"], value_set=pa.array(["summary", *PROFILE]))
-    numbered = rows.select([*Source.COLUMNS, "scope", "entity", "neighbour", "relation"])
+    numbered = rows.select([*by, "scope", "entity", "neighbour", "relation"])
     numbered = numbered.append_column("shown", pc.if_else(at_once, "", images))
     asked = numbered.column_names
     numbered = numbered.append_column("row", pa.array(np.arange(rows.num_rows)))

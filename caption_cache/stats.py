@@ -46,7 +46,7 @@ class Stats:
     images: int
     """Image files."""
     outdated: int
-    """Rows about images that changed or are gone; nobody reads them."""
+    """Rows about images or entities that changed or are gone; nobody reads them."""
     sources: list[SourceStats]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,19 @@ def test_a_profile_that_names_its_entity_is_left_as_it_is(dataset: Path) -> None
     for scope in ("commonsense", "visual"):
         run(dataset, Namer(), scope=scope)
     assert read_profiles(dataset).texts["e3"] == "entity 3 stands And entity 3 stands"
+
+
+def test_nothing_is_said_of_entities_that_are_gone(dataset: Path) -> None:
+    for scope in ("commonsense", "visual", "pair"):
+        run(dataset, Viewer(), scope=scope, keep_all=True)
+    shutil.rmtree(dataset / "images/e2")
+    table = dataset / "entities.tsv"
+    table.write_text(table.read_text().replace("e2\tEntity 2\n", ""))
+    for _ in range(2):  # with the images, and without
+        assert read_profiles(dataset).texts.keys() == {"e0", "e1", "e3", "e4", "e5"}
+        assert read_link_captions(dataset, "pair").texts.keys() == {
+            ("e0", "e1"), ("e1", "e0"), ("e4", "e9"), ("e9", "e4")}
+        shutil.rmtree(dataset / "images", ignore_errors=True)
 
 
 def test_limit_counts_questions_and_the_next_start_goes_on(dataset: Path) -> None:
@@ -346,6 +360,83 @@ def test_renamed_entity_is_asked_about_anew_and_read_once(dataset: Path) -> None
     assert len(current_rows(dataset)) == 6
 
 
+def rename(dataset: Path, old: str, new: str) -> None:
+    table = dataset / "entities.tsv"
+    table.write_text(table.read_text().replace(f"{old}\n", f"{new}\n"))
+
+
+def test_a_text_of_before_is_read_again_once_its_images_are_back(dataset: Path) -> None:
+    for scope in ("visual", "summary"):
+        run(dataset, Viewer(), scope=scope, keep_all=True)
+    paint(dataset / "images/e1/b.png", 100)
+    run(dataset, Viewer(), scope="visual")
+    run(dataset, Viewer(), scope="summary", keep_all=True)
+    (dataset / "images/e1/b.png").unlink()
+    for scope, items in (("visual", 1), ("summary", 2)):
+        captioner, task = Viewer(), Task(scope=scope, keep_all=True)
+        assert preview(dataset, captioner, task).at_once == items
+        report = run(dataset, captioner, scope=scope, keep_all=True)
+        assert (captioner.asked, report.reused, report.left) == ([], items, 0)
+        parts = Store(dataset).parts
+        assert run(dataset, captioner, scope=scope, keep_all=True).done_before == report.items
+        assert Store(dataset).parts == parts
+    assert read_captions(dataset, scope="visual").texts["e1"] == "shows 1"
+    assert read_link_captions(dataset, "summary").texts["e1", "e0"] == "shows 0 1"
+
+
+@pytest.mark.parametrize("scope", ["entity", "relation", "pair"])
+def test_a_text_of_before_is_read_again_once_its_entity_has_its_name_again(
+    dataset: Path, scope: str
+) -> None:
+    class Echo(Viewer):
+        def caption(self, requests: Sequence[Request]) -> list[str]:
+            return [f"{text} as {(request.prompt or '').count('Omega')}"
+                    for request, text in zip(requests, super().caption(requests), strict=True)]
+
+    def read() -> set[str]:
+        return set(current_rows(dataset)["text"].to_pylist())
+
+    run(dataset, Echo(), scope=scope, keep_all=True)
+    before = read()
+    rename(dataset, "Entity 1", "Omega")
+    run(dataset, Echo(), scope=scope, keep_all=True)
+    assert read() != before
+    rename(dataset, "Omega", "Entity 1")
+    captioner = Echo()
+    assert run(dataset, captioner, scope=scope, keep_all=True).reused > 0
+    assert (captioner.asked, read()) == ([], before)
+    parts = Store(dataset).parts
+    run(dataset, captioner, scope=scope, keep_all=True)
+    assert Store(dataset).parts == parts
+
+
+def test_a_retry_too_reads_the_text_of_before(dataset: Path) -> None:
+    run(dataset, Moody())
+    rename(dataset, "Entity 3", "Omega")
+    worse = Moody()
+    worse.mood = [""] * 4
+    run(dataset, worse)
+    rename(dataset, "Omega", "Entity 3")
+    run(dataset, worse, retry=("rejected",))
+    assert read_captions(dataset).texts["e3"] == "3-0-0"
+
+
+def test_instead_of_starts_from_what_was_asked_last(dataset: Path) -> None:
+    """Once for an entity, whatever was asked before and by however many sources."""
+    run(dataset, Sullen(), scope="visual")
+    run(dataset, Sullen(), scope="visual", names_hidden=True)
+    paint(dataset / "images/e1/b.png", 100)
+    run(dataset, Sullen(), scope="visual")
+    viewer = Viewer()
+    for done in (0, 6):
+        report = run(dataset, viewer, scope="visual", instead_of="sullen")
+        assert (report.items, report.done_before, len(viewer.asked)) == (6, done, 6)
+        parts = Store(dataset).parts
+    assert Store(dataset).parts == parts
+    said = read_captions(dataset, "viewer", scope="visual").texts["e1"]
+    assert said in ("shows 1", "shows 1 100")
+
+
 # --- the file of questions -------------------------------------------------------------------
 
 
@@ -371,6 +462,12 @@ def test_edited_question_has_another_hash(tmp_path: Path) -> None:
     assert own["entity"].id == standard["entity"].id
     assert own["entity"].hash != standard["entity"].hash
     assert own["relevance"] == standard["relevance"]
+
+
+def test_a_file_of_questions_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text("\ufeff" + STANDARD.read_text())
+    assert read_prompts(file) == read_prompts()
 
 
 @pytest.mark.parametrize(("text", "message"), [

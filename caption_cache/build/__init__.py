@@ -39,7 +39,7 @@ from caption_cache.build.scopes import (
     said_yes,
 )
 from caption_cache.captioners import Captioner, InVain, Judge, Refusal, Request
-from caption_cache.captions import PROFILE, fitting, of_source, sources
+from caption_cache.captions import PROFILE, fitting, last_asked, of_source, sources
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from caption_cache.fingerprints import recall, remember, take_fingerprints
@@ -107,7 +107,8 @@ class Preview:
     done: int
     """Those that the store has."""
     at_once: int
-    """Those that need no captioner: the same image is captioned already, or cannot be read."""
+    """Those that need no captioner: the same was asked of the same image already, or it cannot be
+    read."""
     to_caption: int
     """The texts to ask the captioner for; equal questions about equal images need one."""
     to_judge: int
@@ -146,7 +147,7 @@ class Report:
     captioned: int
     """The texts that the captioner wrote now, rejected ones included."""
     reused: int
-    """The items that got the text of an equal item of another subject."""
+    """The items that got the text of an equal item, of another subject or of long ago."""
     rejected: int
     """The items whose text is not worth using, now or before."""
     left: int
@@ -188,11 +189,11 @@ def preview(
     prompts, links = _read_task(dataset, captioner, task)
     gallery = _gallery(dataset, Processes(), save=False, show_progress=False)
     everything = store.read()
-    rows = _settled(everything, task)
+    rows, known = _settled(last_asked(everything), task), _settled(everything, task)
     to_judge = 0
     for stage in _stages(dataset, captioner, task, prompts, links, gallery, everything,
                          lambda: rows):
-        standing = compare(stage.items, stage.scope, rows)
+        standing = compare(stage.items, stage.scope, rows, known)
         at_once, groups = pending(stage.items, standing)
         to_judge += len(groups) if stage.scope == RELEVANCE else 0
     each = None
@@ -238,14 +239,14 @@ def build(
                 writer = stack.enter_context(store.writing(first=processes.rank == 0))
             old = set(store.parts)
             everything = store.read()
-            known = _settled(everything, task)
+            counting, known = _settled(last_asked(everything), task), _settled(everything, task)
 
             def rows() -> pa.Table:  # parts that stood there before are not read again
-                return pa.concat_tables([known, store.read(besides=old)])
+                return pa.concat_tables([counting, store.read(besides=old)])
 
             for stage in _stages(dataset, captioner, task, prompts, links, gallery, everything,
                                  rows):
-                before = compare(stage.items, stage.scope, rows())
+                before = compare(stage.items, stage.scope, rows(), known)
                 processes.wait()  # all have looked at the same rows; from here on they change
                 at_once, groups = pending(stage.items, before)
                 writer.add([_row(item, stage, _known(item, before))
@@ -261,7 +262,7 @@ def build(
                         _caption(dataset.resolve(), share, captioner.batch_size, stage, writer,
                                  bar)
                 processes.wait()
-    after = compare(stage.items, stage.scope, rows())
+    after = compare(stage.items, stage.scope, rows(), known)
     report = _report(dataset, stage.items, before, after)
     return replace(report, judged=judged, left=report.left + unjudged,
                    seconds=time.perf_counter() - start)
@@ -310,11 +311,11 @@ def _gallery(
 
 
 def _without_text(rows: pa.Table, scope: str, name: str, dataset: Path) -> pa.Table:
-    """The rows of some sources that hold no text worth using."""
-    rows = rows.filter(pc.equal(rows["scope"], scope))
+    """The rows of some sources that count and hold no text worth using; one for a subject."""
+    rows = last_asked(rows.filter(pc.equal(rows["scope"], scope)))
     named = fitting(sources(rows), name, dataset)
     wanting = rows.filter(pc.not_equal(rows["status"], "ok"))
-    return pa.concat_tables([of_source(wanting, source) for source in named])
+    return last_asked(pa.concat_tables([of_source(wanting, source) for source in named]), by=())
 
 
 def _stages(

@@ -55,26 +55,33 @@ class Standing:
     reasons: list[str | None]
     """For every item, why its status is not ``ok``, if so."""
     known: dict[str, Outcome]
-    """By key, what the store has about other subjects that answers items to be done."""
+    """By key, what the store has already that answers items to be done."""
 
 
-def compare(items: Sequence[Item], scope: str, rows: pa.Table) -> Standing:
-    """Look every item up in the rows of the store (`Store.read`)."""
-    rows = rows.filter(pc.equal(rows["scope"], scope))
+def compare(items: Sequence[Item], scope: str, rows: pa.Table, known: pa.Table) -> Standing:
+    """Look every item up in rows of the store.
+
+    Args:
+        items: What is to be had.
+        scope: Of the items.
+        rows: Those that count (`captions.last_asked`); an item that is not there is to be done.
+        known: Those that answer such an item, about whatever subject and however old.
+    """
+    rows, known = (table.filter(pc.equal(table["scope"], scope)) for table in (rows, known))
     keys = pa.array([item.key for item in items], pa.string())
     subjects = _join(keys, *(pa.array([item[place] for item in items], pa.string())
                              for place in (1, 2, 3)))
     own = pc.index_in(subjects, value_set=_join(
         *(rows[name] for name in ("key", "entity", "neighbour", "relation"))))
-    anyone = pc.index_in(keys, value_set=rows["key"])
+    anyone = pc.index_in(keys, value_set=known["key"])
     new = pc.and_(pc.is_null(own), pc.is_valid(anyone))
-    known = rows.select(["text", "status", "reason"]).take(anyone.filter(new)).to_pylist()
+    answers = known.select(["text", "status", "reason"]).take(anyone.filter(new)).to_pylist()
     found = rows.select(["status", "reason"]).take(own)
     return Standing(
         done=found["status"].to_pylist(),
         reasons=found["reason"].to_pylist(),
         known={key: Outcome(**columns)
-               for key, columns in zip(keys.filter(new).to_pylist(), known, strict=True)},
+               for key, columns in zip(keys.filter(new).to_pylist(), answers, strict=True)},
     )
 
 
