@@ -34,8 +34,10 @@ def replacing(path: Path) -> Iterator[Path]:
     if not path.name:
         raise OSError(errno.EBUSY, "the folder you are in; name one in it", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two processes that write the same target apart.
+    # The process id keeps two processes that write the same target apart; one that was killed may
+    # have had ours, in a container.
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    _remove(aside)
     try:
         yield aside
         for written in (aside, *aside.rglob("*")):
@@ -52,10 +54,15 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             aside.replace(path)
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        else:
-            aside.unlink(missing_ok=True)
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -94,10 +101,14 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
     Raises:
         FileExistsError: ``target`` is there already.
+        InputError: ``source`` is a link to no file.
         OSError: It cannot be written.
     """
+    source = Path(source)
+    if not source.exists():
+        raise InputError(f"{source} is a link that leads nowhere; mend it or take it away.")
     try:
-        os.link(Path(source).resolve(), target)  # of a link, the file
+        os.link(source.resolve(), target)  # of a link, the file
     except FileExistsError:
         raise
     except OSError:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from caption_cache import store as store_module
 from caption_cache.captioners import Identity
+from caption_cache.disk import replacing
 from caption_cache.errors import InputError
 from caption_cache.prompts import Prompt
 from caption_cache.source import Source
@@ -140,6 +141,15 @@ def test_compaction_keeps_every_item_once(store: Store) -> None:
     left_by_a_kill.touch()
     assert store.compact() == (2, 2)
     assert not left_by_a_kill.exists()
+
+
+def test_what_a_killed_writer_of_our_number_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """In a container every process may be the first."""
+    (tmp_path / f".folder.{os.getpid()}.aside").mkdir()
+    (tmp_path / f".folder.{os.getpid()}.aside" / "half").touch()
+    with replacing(tmp_path / "folder") as aside:
+        aside.mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 
 def test_killed_compaction_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,6 +390,19 @@ def test_names_texts_and_images_come_from_tables(write: Write, tmp_path: Path) -
     assert any("1 lines of names.tsv belong to none" in note for note in report.notes)
 
 
+def test_names_that_a_table_lacks_are_those_of_the_format(write: Write, tmp_path: Path) -> None:
+    names, relations = tmp_path / "names.tsv", tmp_path / "relations.tsv"
+    names.write_text("id\tname\nQ1\tthe One\nQ2\t\n")
+    out = tmp_path / "momok"
+    report = import_dataset(ImportConfig("momok", write("momok"), out, names=names))
+    assert read_graph(out).entity_names == ("Two", "the One", "Three")
+    assert report.notes[-1:] == ["1 of the entities are not in names.tsv"]
+    relations.write_text("_hypernym\tis a kind of\n")
+    source = write("kgbert", relation2text__txt="_hypernym\thypernym\n_also_see\tsee too")
+    graph = imported(source, "kgbert", relation_names=relations, on_collision=Policy.ID)
+    assert graph.relation_names[:2] == ("is a kind of", "see too")
+
+
 def test_an_image_never_takes_the_place_of_another(write: Write, tmp_path: Path) -> None:
     files = ["raw/2-x.png", "raw/x.png", "more/x.png"]
     for place, name in enumerate(files):
@@ -441,6 +454,24 @@ def test_images_come_from_folders_even_of_ids_that_are_no_file_names(
     found = find_images(out, read_entities(out))
     assert [image.entity for image in found] == ["AC/DC", "東京"]
     assert all((out / image.path).is_file() for image in found)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"Q1/caf\xe9.png", b"caf\xe9/1.png"])
+def test_an_image_whose_name_is_not_utf8_is_refused(
+    write: Write, tmp_path: Path, name: bytes
+) -> None:
+    image = tmp_path / "pictures" / os.fsdecode(name)
+    image.parent.mkdir(parents=True)
+    image.touch()
+    with pytest.raises(InputError, match=r"the name 'caf\\udce9.*' holds characters"):
+        imported(write("momok"), "momok", images=tmp_path / "pictures")
+
+
+def test_an_image_that_is_a_link_to_nowhere_is_refused(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/Q1.png").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"pictures/Q1.png is a link that leads nowhere"):
+        imported(write("momok"), "momok", images=tmp_path / "pictures")
 
 
 @pytest.mark.parametrize(("option", "text", "words"), [

@@ -77,6 +77,22 @@ def test_images_come_along_however_they_are_kept(
     assert (part / "images/link.png").read_bytes() == b"pixels"
 
 
+@pytest.mark.parametrize(("command", "target"), [
+    ("subset", "nowhere"), ("subset", "a.png"), ("split", "nowhere")])
+def test_an_image_that_is_a_link_to_nowhere_is_refused(
+    nations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, target: str
+) -> None:
+    full = tmp_path / "full"
+    shutil.copytree(nations, full, ignore=shutil.ignore_patterns("images", "images.tsv"))
+    image = full / "images" / read_graph(full).entity_ids[0] / "a.png"
+    image.parent.mkdir(parents=True)
+    image.symlink_to(target)
+    words = ["--entities", "500"] if command == "subset" else []
+    assert cli.main([command, str(full), str(tmp_path / "part"), *words]) == 2
+    assert f"{image} is a link that leads nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "part").exists()
+
+
 def test_a_subset_without_images_has_no_table_of_them(nations: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     shutil.copytree(nations, full, ignore=shutil.ignore_patterns("images", "images.tsv"))

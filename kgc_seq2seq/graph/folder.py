@@ -93,7 +93,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        about = json.loads(path.read_text("utf-8"))
+        about = json.loads(path.read_text("utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); mend or delete it.") from None
     if not isinstance(about, dict):

@@ -203,7 +203,8 @@ def _entity_names(config: ImportConfig, raw: RawGraph, notes: list[str]) -> pa.A
                      str(config.source))
     given = raw.entity_names
     if config.names is not None:
-        given, more = join_names(config.names, raw.entity_ids)
+        table, more = join_names(config.names, raw.entity_ids)
+        given = table if given is None else pc.coalesce(table, given)
         notes += more
     if given is None:
         return fallback
@@ -219,7 +220,8 @@ def _relation_names(
     """Names from the table, else from the format, else from the ids; told apart by the ids."""
     given = raw.relation_names
     if config.relation_names is not None:
-        given, more = join_names(config.relation_names, raw.relation_ids, "relations")
+        table, more = join_names(config.relation_names, raw.relation_ids, "relations")
+        given = table if given is None else pc.coalesce(table, given)
         notes += more
     names = names_of_relations(raw.relation_ids.to_pylist())
     if given is not None:

@@ -115,7 +115,10 @@ def _in_folder(source: Path, ids: pa.Array) -> tuple[Iterator[tuple[int, Path]],
                          "permissions.") from None
     called = [entry.name if is_folder else Path(entry.name).stem
               for entry, is_folder in zip(entries, folder, strict=True)]
-    owner = _owners(called, ids)
+    try:
+        owner = _owners(called, ids)
+    except UnicodeEncodeError as error:  # Python has put something else for what is not UTF-8
+        raise _unprintable(source, error.object) from None
     strangers = [entry.name for entry, entity in zip(entries, owner, strict=True)
                  if entity is None]
     notes = [f"{len(strangers):,} files or folders of {source.name} belong to no entity, such as "
@@ -193,6 +196,10 @@ def _folder_name(entity: str) -> str:
 
 def _link(file: Path, target: Path) -> None:
     if not file.name.isprintable():
-        raise InputError(f"{file.parent}: the name {file.name!a} holds characters that cannot be "
-                         "printed; rename it.")
+        raise _unprintable(file.parent, file.name)
     link_or_copy(file, target)
+
+
+def _unprintable(folder: Path, name: str) -> InputError:
+    return InputError(f"{folder}: the name {name!a} holds characters that cannot be printed; "
+                      "rename it.")
