@@ -66,7 +66,7 @@ def read_prompts(file: Path = STANDARD, *, names_hidden: bool = False) -> dict[s
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(file.read_text("utf-8"))
+        tables = tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); give a file of questions "
                          "like prompts.toml in this package.") from None

@@ -13,8 +13,8 @@ from caption_cache.errors import InputError
 class Table:
     """A table of text, column by column.
 
-    Row ``i`` stood at line ``i + 2`` of ``path`` (line 1 is the header), since blank lines are
-    refused; error messages count on that.
+    Row ``i`` stood at line ``i + 2`` of ``path`` (line 1 is the header), since blank lines between
+    rows are refused; error messages count on that.
     """
 
     path: Path
@@ -30,7 +30,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     """Read a UTF-8 tab-separated file whose first line names its columns.
 
     There is no quoting and no escaping: a cell is what stands between two tabs. A byte order
-    mark and CRLF line ends are accepted.
+    mark, CRLF line ends and empty lines at the end of the file are accepted.
 
     Args:
         path: The file.
@@ -49,18 +49,15 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
         raise InputError(f"{path} cannot be read ({error.strerror}); check what it is and its "
                          "permissions.") from None
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8.") from None
-    # Only "\n" ends a line: str.splitlines would also break at U+2028 or U+0085 inside a name.
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    rows = [line.removesuffix("\r").split("\t") for line in lines]
-    if not rows:
+    if not text:
         raise InputError(f"{path} is empty; its first line must be "
                          f"{' <tab> '.join(required)}.")
+    # Only "\n" ends a line: str.splitlines would also break at U+2028 or U+0085 inside a name.
+    rows = [line.removesuffix("\r").split("\t") for line in text.split("\n")]
     header = rows[0]
     for name in required:
         if name not in header:

@@ -390,7 +390,7 @@ def _queries(options: Namespace) -> list[Query]:
         raise InputError("--queries takes the place of --head, --tail, --relation and "
                          "--direction; give one or the other.")
     try:
-        text = options.queries.read_text("utf-8")
+        text = options.queries.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{options.queries} cannot be read ({error}); give a file with one JSON "
                          "object a line.") from None

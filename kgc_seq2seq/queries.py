@@ -29,7 +29,7 @@ def parse_queries(text: str, source: str) -> list[Query]:
         InputError: A line is no query, or there is none.
     """
     # At newlines only: JSON lets other ends of lines, such as U+2028, stand in a text.
-    lines = text.removesuffix("\n").split("\n") if text.strip() else []
+    lines = text.rstrip("\r\n").split("\n") if text.strip() else []
     queries = []
     for number, line in enumerate(lines, start=1):
         where = f"{source}, line {number}: "

@@ -142,8 +142,8 @@ def test_a_file_of_queries_gives_the_answers_of_each(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "queries.jsonl"
-    file.write_text('{"head": "France", "relation": "currency"}\n'
-                    '{"tail": "euro", "relation": "currency"}\n')
+    file.write_text('\ufeff{"head": "France", "relation": "currency"}\r\n'  # as Windows writes it
+                    '{"tail": "euro", "relation": "currency"}\r\n\r\n')
     both = json.loads(answered(capsys, "predict", trained, "--queries", file, "--json", "-k", "3"))
     one = json.loads(answered(capsys, "predict", trained, "--head", "france", "--relation",
                               "currency", "--json", "-k", "3"))

@@ -113,6 +113,9 @@ class Served:
         return str(data["error"] if isinstance(data, dict) else data)
 
 
+A_DEAD_END = {"HTTP_PROXY": "http://127.0.0.1:9"}
+
+
 @pytest.fixture(scope="module")
 def served(fusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     pytest.importorskip("gradio", reason="the extra ui is not installed")
@@ -120,7 +123,7 @@ def served(fusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     with subprocess.Popen(
             [sys.executable, "-m", "kgc_seq2seq.cli", "explore", str(fusion), "--no-browser",
              "--json"], stdout=subprocess.PIPE, cwd=ROOT,
-            env={**os.environ, "TMPDIR": str(temporary)}) as process:
+            env={**os.environ, **A_DEAD_END, "TMPDIR": str(temporary)}) as process:
         assert process.stdout is not None
         yield Served(fusion, json.loads(process.stdout.readline())["url"])
         process.send_signal(signal.SIGTERM)
@@ -259,6 +262,21 @@ def test_a_port_that_is_none_is_refused(
     assert "choose one from 1 to 65535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_this_machine_is_asked_past_a_proxy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    from kgc_seq2seq.explorer.serve import unproxied
+
+    for other in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "intra.example")
+    for key, value in unproxied().items():
+        monkeypatch.setenv(key, value)
+    for host in ("127.0.0.1", "localhost", "intra.example"):
+        assert urllib.request.proxy_bypass(host)
+    assert not urllib.request.proxy_bypass("kgc.example")
+
+
 # Programs.
 
 
@@ -327,6 +345,16 @@ def test_a_large_upload_and_a_foreign_name_of_the_host_are_refused(served: Serve
     for origin in ("http://evil.example", "null", "http://localhost.evil.example"):
         assert served.status("gradio_api/upload", body(9), Origin=origin, **form) == 403
     assert served.get("", Origin=served.url.rstrip("/"))
+
+
+def test_an_upload_may_be_as_windows_writes_it(served: Served) -> None:
+    query = '{"head": "France", "relation": "currency"}'
+    (path,) = json.loads(served.get("gradio_api/upload", (
+        '--x\r\nContent-Disposition: form-data; name="files"; filename="q.jsonl"\r\n\r\n'
+        f"\ufeff{query}\r\n\r\n\r\n--x--\r\n").encode(), **{
+            "Content-Type": "multipart/form-data; boundary=x"}))
+    event, data = served.call("queries", {"path": path, "meta": {"_type": "gradio.FileData"}}, 3)
+    assert event == "complete", data
 
 
 def test_it_listens_on_loopback_only(served: Served) -> None:

@@ -78,6 +78,11 @@ def test_bytes_that_are_no_utf8_are_refused_with_the_line(tiny: Path) -> None:
         read_graph(tiny)
 
 
+def test_what_is_told_of_a_folder_may_begin_with_a_byte_order_mark(tiny: Path) -> None:
+    (tiny / "dataset.json").write_text('\ufeff{"name": "other"}\n')
+    assert read_graph(tiny).name == "other"
+
+
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a folder"):
         read_graph(tmp_path / "nowhere")

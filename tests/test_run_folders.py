@@ -396,7 +396,7 @@ def test_lines_of_queries_end_at_newlines_only() -> None:
     text = '{"head": "New\u2028land\x85", "relation": "r"}\r\n{"head": "b", "relation": "r"}\n'
     assert [query.entity for query in parse_queries(text, "q")] == ["New\u2028land\x85", "b"]
     with pytest.raises(InputError, match="line 2: not JSON"):
-        parse_queries('{"head": "a", "relation": "r"}\n\n', "q")
+        parse_queries('{"head": "a", "relation": "r"}\n\n{}', "q")
 
 
 @both_kinds

@@ -203,7 +203,7 @@ def _queries_tab(explorer: Explorer) -> None:
         if file is None:
             raise InputError("There is no file yet; choose one with a query a line.")
         try:
-            text = file.decode("utf-8")
+            text = file.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"The file is not UTF-8 ({error}); save it so.") from None
         data = explorer.ask_lines(text, int(k))

@@ -45,7 +45,7 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="kgc-explore-") as uploads:
         # Read by Gradio while it is imported and when components are made.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads,
-                       "HF_HUB_OFFLINE": "1"}
+                       "HF_HUB_OFFLINE": "1", **unproxied()}
         import gradio as gr
 
         from kgc_seq2seq.explorer.app import build
@@ -75,6 +75,17 @@ def serve(run: Path, port: int | None, *, browser: bool) -> Iterator[str]:
             yield url
         finally:
             page.close(verbose=False)
+
+
+def unproxied() -> dict[str, str]:
+    """Has this machine asked past any proxy, as Gradio does to see whether it serves.
+
+    Returns:
+        Variables of the environment, with the hosts that stand there already.
+    """
+    names = ("no_proxy", "NO_PROXY")
+    hosts = ",".join([*filter(None, map(os.environ.get, names)), LOOPBACK, "localhost"])
+    return dict.fromkeys(names, hosts)
 
 
 class OwnHostOnly:
