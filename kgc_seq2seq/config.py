@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -47,7 +47,7 @@ class AnyRunConfig:
 
     def save(self, path: Path) -> None:
         """Write it as YAML, in the order of the fields."""
-        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True))
+        path.write_text(to_yaml(self.as_dict()), "utf-8")
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ def config_parser(
 ) -> jsonargparse.ArgumentParser:
     """A parser of ``--config FILE`` and of one option for every key, which overrides the file.
 
-    ``--KEY VALUE``, ``--KEY=VALUE`` and ``--set KEY=VALUE`` mean the same.
+    See `parse_config`. ``--KEY VALUE``, ``--KEY=VALUE`` and ``--set KEY=VALUE`` mean the same.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog=program, description=description,
-                                         exit_on_error=False)
+                                         exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", metavar="FILE",
                         help="a YAML file with the keys below, nested at the dots")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append",
@@ -116,6 +116,19 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     return words
 
 
+def _files_first(words: Sequence[str]) -> list[str]:
+    """A command line whose files stand before its options: what is parsed last counts."""
+    files: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--config":
+            files += [word, *islice(rest, 1)]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return files + others
+
+
 def parse_config(
     parser: jsonargparse.ArgumentParser, arguments: Sequence[str], kind: type[Config]
 ) -> tuple[Config, jsonargparse.Namespace]:
@@ -132,21 +145,44 @@ def parse_config(
     Raises:
         InputError: A file, a key or a value is not allowed.
     """
-    for before, word in pairwise(arguments):
-        if before == "--config":
-            _check_keys(word, read_yaml(Path(word)), kind, "")
-        elif before == "--set":
+    for before, word in pairwise(["", *arguments]):
+        option, _, value = word.partition("=")
+        if before == "--config" or word.startswith("--config="):
+            path = word if before == "--config" else value
+            _check_keys(path, read_yaml(Path(path)), kind, "")
+        elif before == "--set" or (option.startswith("--") and "." in option):
             nested: Any = None
-            for key in reversed(word.partition("=")[0].split(".")):
+            for key in reversed(option.removeprefix("--").split(".")):
                 nested = {key: nested}
-            _check_keys("--set", nested, kind, "")
+            _check_keys("--set" if before == "--set" else option, nested, kind, "")
     try:
-        options = parser.parse_args(spelled_out(arguments))
+        options = parser.parse_args(_files_first(spelled_out(arguments)))
         made = parser.instantiate(options)
         return kind(**{entry.name: made[entry.name] for entry in fields(kind)}), options
     except jsonargparse.ArgumentError as error:
         what = " ".join(str(error).split())
         raise InputError(f"{what.rstrip('.')}; see '{parser.prog} --help'.") from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML takes for a text, and jsonargparse for a number, such as ``1234e567``."""
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        float(text)
+    except ValueError:
+        return dumper.represent_str(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _represent)
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """A configuration as YAML, in the order of its keys, as `RunConfig.load` reads it again."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

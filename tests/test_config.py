@@ -48,6 +48,29 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     assert (config.model.d_model, config.model.d_ff, config.out) == (48, 64, "other")
 
 
+@pytest.mark.parametrize("file", [["--config", "{}"], ["--config={}"]], ids=" ".join)
+def test_the_command_line_overrides_the_file_wherever_that_stands(
+    tmp_path: Path, file: list[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text("dataset: d\nout: o\nmodel:\n  d_model: 32\n  d_ff: 64\n")
+    config, _ = parse_config(config_parser("p", "", RunConfig), [
+        "--model.d_model", "48", "--out", "other",
+        *(word.format(tmp_path / "c.yaml") for word in file)], RunConfig)
+    assert (config.model.d_model, config.model.d_ff, config.out) == (48, 64, "other")
+    (tmp_path / "c.yaml").write_text("dataset: d\nmodel:\n  d_modl: 32\n")
+    with pytest.raises(InputError, match=r"did you mean 'model\.d_model'"):
+        parse_config(config_parser("p", "", RunConfig), [
+            "--out", "other", *(word.format(tmp_path / "c.yaml") for word in file)], RunConfig)
+
+
+@pytest.mark.parametrize("text", ["1234e567", "12345678", "1e5", "nan", "true"])
+def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path, text: str) -> None:
+    """As the digits of a source of captions may."""
+    config = RunConfig("é", "o", caption_source=text)
+    config.save(tmp_path / "c.yaml")
+    assert RunConfig.load(tmp_path / "c.yaml") == config
+
+
 def test_set_is_another_way_to_write_an_option() -> None:
     file = ["--config", str(ROOT / "configs" / "nations.yaml")]
     written = [[*file, "--set", "model.d_model=48", "--set=training.ema_decay=0.9"],
@@ -64,6 +87,8 @@ def test_set_is_another_way_to_write_an_option() -> None:
     (["--set=seed"], "--set needs KEY=VALUE"),
     (["--set"], "--set needs KEY=VALUE"),
     (["--set", "training.steps=many"], r"training\.steps"),
+    (["--training.step", "3"], r"--training\.step: there is no key .* 'training\.steps'"),
+    (["--se", "3"], "unrecognized arguments"),  # short for --seed, or for --set?
 ])
 def test_a_setting_that_fits_no_key_is_refused(words: list[str], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
