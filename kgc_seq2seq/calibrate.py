@@ -18,6 +18,7 @@ from kgc_seq2seq.evaluation.ranks import Floats
 from kgc_seq2seq.evaluation.results import protocol, write_result
 from kgc_seq2seq.evaluation.slices import Mask
 from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.systems.fused import Fused
 from kgc_seq2seq.systems.generator import OPEN_MASS, Generator
 
@@ -37,7 +38,7 @@ def calibrate_run(run: Path, split: str) -> dict[str, Any]:
         InputError: It is no run folder, or its training has not ended.
     """
     refuse_unfinished(run)
-    completer = Completer.from_pretrained(run)
+    completer = Completer(open_run(run))
     graph = completer.graph
     confidence, right = best_answers(completer, graph.split(split))
     tail, head = np.split(np.arange(len(right)), 2)

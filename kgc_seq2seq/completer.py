@@ -263,8 +263,10 @@ class _Index:
     def __init__(self, kind: str, kinds: str, ids: Sequence[str], names: Sequence[str]) -> None:
         self.kind, self.kinds = kind, kinds
         self.names = names
-        folded = {name.casefold(): index for index, name in enumerate(names)}
-        exact = {name: index for index, name in enumerate(names)}
+        # Of relations of one name, forward and inverse, the first.
+        numbered = list(enumerate(names))[::-1]
+        folded = {name.casefold(): index for index, name in numbered}
+        exact = {name: index for index, name in numbered}
         by_id = {key: index for index, key in enumerate(ids)}
         # What is more exact wins.
         self.found = folded | by_id | exact

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.compute as pc
-import yaml
 from huggingface_hub import HfApi
 
 from caption_cache.captions import current_rows
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
 from caption_cache.store import Store
-from kgc_seq2seq.config import read_yaml
+from kgc_seq2seq.config import read_yaml, to_yaml
+from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.folder import refuse_taken
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
-from kgc_seq2seq.hub import why
+from kgc_seq2seq.hub import shared_name, why
 from kgc_seq2seq.model_card import model_card
 from kgc_seq2seq.runs import WEIGHTS, read_fusion, read_generator, run_kind
 
@@ -51,6 +52,8 @@ def export_run(
         with replacing(folder) as aside:
             _copy(run, aside)
             shutil.copytree(run / "results", aside / "results")
+            if run_kind(aside) == "fusion":
+                _point_at_parts(aside)
             (aside / "README.md").write_text(card, "utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing; put it back, or train again.") from None
@@ -85,8 +88,21 @@ def _copy(run: Path, target: Path) -> None:
             shutil.copyfile(run / name, target / name)
     _copy_dataset(run / str(config["dataset"]), target / "dataset", captions=(
         kind == "generator" and read_generator(run).input.reads_captions))
-    (target / "config.yaml").write_text(yaml.safe_dump(
-        config | {"dataset": "dataset"}, sort_keys=False, allow_unicode=True), "utf-8")
+    model = dict(config["model"])
+    if model.get("pretrained"):
+        model["pretrained"] = shared_name(model["pretrained"])
+    (target / "config.yaml").write_text(
+        to_yaml(config | {"dataset": "dataset", "model": model}), "utf-8")
+
+
+def _point_at_parts(run: Path) -> None:
+    """Say in what a fusion tells of itself where its parts are here, not where they were."""
+    parts = [asdict(part) for part in read_fusion(run).parts]
+    for path in (run / "training.json", *(run / "results").glob("*.json")):
+        content = json.loads(path.read_text("utf-8"))
+        about = content if path.name == "training.json" else content["protocol"]
+        about["parts"] = parts
+        write_result(path, content)
 
 
 def _copy_dataset(dataset: Path, target: Path, *, captions: bool) -> None:

@@ -33,6 +33,12 @@ def fetch_run(run: str | Path, revision: str | None = None) -> Path:
                          f"({why(error)}); give the folder of a run or user/name.") from None
 
 
+def shared_name(model: str) -> str:
+    """What others may read of where a model came from: its name on a hub, or that of its folder."""
+    path = Path(model)
+    return path.resolve().name if path.is_absolute() or path.is_dir() else model
+
+
 def why(error: Exception) -> str:
     """The first line of what an error says."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -14,6 +14,7 @@ from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluation.ranks import number_text
 from kgc_seq2seq.evaluation.results import read_result, surest_result
 from kgc_seq2seq.graph.folder import read_about, read_graph
+from kgc_seq2seq.hub import shared_name
 from kgc_seq2seq.runs import Kind, read_fusion, read_generator, run_kind
 
 _METRICS = ("mrr", "hits@1", "hits@3", "hits@10", "mr")
@@ -137,7 +138,8 @@ def _training(kind: Kind, config: Mapping[str, Any], protocol: Mapping[str, Any]
     pretrained, rank = config["model"].get("pretrained"), config["model"].get(
         "lora", {}).get("rank")
     return (f"{protocol['parameters']:,} weights, "
-            + (f"fine-tuned from `{pretrained}`" if pretrained else "trained from scratch")
+            + (f"fine-tuned from `{shared_name(pretrained)}`" if pretrained
+               else "trained from scratch")
             + (f" with LoRA of rank {rank}, merged" if rank else "")
             + f"; {_a_step(config['training'])} a step. `config.yaml` holds every "
             "setting and `metrics.jsonl` the course of the training.")

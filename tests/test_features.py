@@ -78,6 +78,13 @@ def test_without_images_there_are_texts(tiny: Path, capsys: pytest.CaptureFixtur
     assert [entry["modality"] for entry in json.loads(capsys.readouterr().out)] == ["text"]
 
 
+def test_a_model_of_images_is_not_given_in_vain(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["features", str(tiny), "--image-model", "x"]) == 2
+    assert f"of the modality image, which {tiny} has nothing of" in capsys.readouterr().err
+
+
 def test_names_that_share_words_are_near() -> None:
     texts = ["red apple", "green apple", "grand piano", "upright piano", "sea"]
     vectors = TermWeights().encode(texts)
@@ -266,6 +273,7 @@ def test_clip_makes_both_modalities(
     (["--dim", "0"], "'0' is not a whole number"),
     (["--captions"], "has no captions"),
     (["--modality", "sound"], "invalid choice: 'sound'"),
+    (["--modality", "text", "--image-model", "x"], "--modality does not ask for; name it there"),
 ])
 def test_mistakes_are_refused_in_one_sentence(
     pictured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str],

@@ -762,6 +762,9 @@ def test_what_is_exported_answers_alone(
             assert given["test", metric] == pytest.approx(result["both"][metric][end], abs=1e-4)
         assert "Ranks are certified among all" in card.text
         assert "The parts (generator, DistMult, LBMKGC) were trained apart" in card.text
+        for about in (result["protocol"], json.loads((again / "training.json").read_text())):
+            assert [part["run"] for part in about["parts"]] == [
+                "parts/generator", "parts/scorer-1", "parts/scorer-2"]
         assert sorted(path.name for path in (again / "parts").iterdir()) == [
             "generator", "scorer-1", "scorer-2"]
     elif kind == "scorers":

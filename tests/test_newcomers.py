@@ -128,6 +128,8 @@ def test_a_new_head_is_read_with_its_facts_and_its_caption(
     assert "Ruritania" in {answer.name for answer in back}
     known = completer.complete(Query(ruritania, "subregion"), k=10**6)
     assert [answer.name for answer in known if answer.known] == ["Western Europe"]
+    known = completer.complete(Query(ruritania, "borders"), k=10**6)  # reads the same both ways
+    assert [answer.name for answer in known if answer.known] == ["France"]
 
 
 def test_texts_that_are_tokenized_are_kept_and_read_the_same(

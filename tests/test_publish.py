@@ -23,6 +23,8 @@ from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq import cli, export, hub, train
 from kgc_seq2seq.completer import Completer, Query
+from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.explorer.explorer import Explorer
 from kgc_seq2seq.export import export_run, push_to_hub
 from kgc_seq2seq.model_card import model_card
 
@@ -92,6 +94,17 @@ def test_the_card_names_the_budget_of_a_step(copied: Path) -> None:
     config["training"]["batch_tokens"] = 4096
     (copied / "config.yaml").write_text(yaml.safe_dump(config))
     assert "; at most 4,096 tokens a step." in model_card(copied, "me/mine", None)
+
+
+def test_nobody_learns_in_which_folder_a_model_lay(copied: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    config["model"] |= {"init": "pretrained", "pretrained": str(tmp_path / "mine" / "t5-small")}
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    export_run(copied, tmp_path / "out")
+    assert "fine-tuned from `t5-small`" in (tmp_path / "out" / "README.md").read_text()
+    assert RunConfig.load(tmp_path / "out" / "config.yaml").model.pretrained == "t5-small"
+    assert not [path for path in (tmp_path / "out").rglob("*")
+                if path.is_file() and str(tmp_path).encode() in path.read_bytes()]
 
 
 def test_the_card_leaves_out_a_valid_that_was_never_ranked(copied: Path) -> None:
@@ -221,6 +234,15 @@ def test_what_cannot_be_exported_is_refused(
     with pytest.raises(InputError, match=r"test\.json is missing; run 'kgc evaluate"):
         export_run(unfinished, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_the_hub_is_asked_but_not_calibrated(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **how: str(exported))
+    assert Explorer(Path("someone/nations")).graph.num_entities == 881
+    assert cli.main(["calibrate", "someone/nations"]) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
 
 
 def test_a_name_that_the_hub_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from kgc_seq2seq.training.averages import WeightAverage
 from kgc_seq2seq.training.kernels import keep_kernels
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.lora import LoraConfig, adapters_merged, add_lora, merged
-from kgc_seq2seq.training.model import ModelConfig, load_model
+from kgc_seq2seq.training.model import ModelConfig, count_parameters, load_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig
 
 
@@ -290,6 +290,8 @@ def test_lora_trains_adapters_and_new_rows_and_keeps_them_merged(
         "lora", "trainable_tokens_delta", "trainable_tokens_original"}
 
     kept = load_model(tmp_path / "whole" / "model")
+    about = json.loads((tmp_path / "whole" / "training.json").read_text())
+    assert about["parameters"] == count_parameters(kept)
     assert type(kept) is T5ForConditionalGeneration
     assert "lora" not in " ".join(kept.state_dict())
     assert torch.equal(kept.shared.weight[:old], model.shared.weight)

@@ -70,6 +70,11 @@ def add_lora(
         model.set_input_embeddings(model.shared)
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name is an adapter's, or a row beside an embedding."""
+    return ".lora_" in name or ".trainable_tokens_" in name
+
+
 @contextmanager
 def adapters_merged(model: T5ForConditionalGeneration) -> Iterator[None]:
     """Add adapters and rows to the weights they stand beside, and take them out again, bit for bit.

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.training.lora import LoraConfig, add_lora, merged
+from kgc_seq2seq.training.lora import LoraConfig, add_lora, is_adapter, merged
 
 
 @dataclass(frozen=True)
@@ -176,5 +176,6 @@ def _first_line(error: Exception) -> str:
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Number of weights, tied ones counted once."""
-    return sum(math.prod(parameter.shape) for parameter in model.parameters())
+    """Number of weights, tied ones counted once, and adapters, which are merged when saved, not."""
+    return sum(math.prod(parameter.shape) for name, parameter in model.named_parameters()
+               if not is_adapter(name))

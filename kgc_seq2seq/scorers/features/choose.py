@@ -82,12 +82,19 @@ def make_vectors(
         show_progress: Show bars on standard error.
 
     Raises:
-        InputError: The data set is malformed, or a model or a matrix cannot be read.
+        InputError: The data set is malformed, a model or a matrix cannot be read, or one is given
+            for a modality whose vectors are not made.
     """
     wanted = choice.modalities or tuple(
         modality for modality in MODALITIES
         if modality == "text" or has_images(dataset) or choice.matrix(modality)
         or (choice.generated and images_table(dataset).exists()))
+    for modality in MODALITIES:
+        given = choice.matrix(modality) or choice.model(modality)
+        if given and modality not in wanted:
+            raise InputError(f"{given} makes vectors of the modality {modality}, which " + (
+                "--modality does not ask for; name it there, or leave the vectors' source out."
+                if choice.modalities else f"{dataset} has nothing of; leave it out."))
     return [_make(dataset, modality, choice, show_progress=show_progress) for modality in wanted]
 
 
