@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from caption_cache.store import Store
 S = TypeVar("S")
 PROFILE = ("commonsense", "visual")
 """The scopes that are asked about all images of an entity at once."""
+_AT_ONCE = ("summary", *PROFILE)
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def read_captions(
         dataset: The data-set folder. When its images have been taken away, all captions count;
             otherwise those of the images that are there, by content.
         source: A captioner, a model, a prompt, or the eight digits that end `Source.label`;
-            several with commas between them, the preferred one first. None will do while the
-            cache holds texts of one source.
+            several with commas between them, the preferred one first, those of other scopes
+            passed over. None will do while the cache holds texts of one source.
         separator: Stands between the texts of an entity's images, each text taken once.
         scope: ``entity``, ``commonsense`` or ``visual``.
 
@@ -125,6 +127,7 @@ def _said(
     dataset: Path, scope: str, source: str | None
 ) -> tuple[tuple[Source, ...], pa.Table]:
     rows = current_rows(dataset)
+    anywhere = sources(rows)
     rows = rows.filter(pc.and_(pc.equal(rows["scope"], scope), pc.equal(rows["status"], "ok")))
     if rows.num_rows == 0:
         if scope == "entity" and not has_images(dataset):
@@ -135,23 +138,25 @@ def _said(
         raise InputError(f"{dataset} has no captions of {what}; run 'caption-cache build "
                          f"{dataset}{how}' first.")
     known = sources(rows)
-    chosen = tuple(_choose(known, name, dataset)
-                   for name in ([None] if source is None else source.split(",")))
+    names = [None] if source is None else source.split(",")
+    # Of several, some may be for other scopes: those of a profile have a question each.
+    here = [name for name in names
+            if name is None or _fit(known, name) or not _fit(anywhere, name)]
+    chosen = tuple(_choose(known, name, dataset) for name in here or names)
     if len(chosen) == 1:
         return chosen, of_source(rows, chosen[0])
     return chosen, _preferred(rows, chosen)
 
 
 def _preferred(rows: pa.Table, chosen: Sequence[Source]) -> pa.Table:
-    """Of all rows about the same subject and images, that of the first of ``chosen``."""
+    """Of all rows that `_asked` counts as one, that of the first of ``chosen``."""
     rows = rows.append_column("place", pa.array(np.arange(rows.num_rows)))
     places: dict[tuple[object, ...], int] = {}
     for source in chosen:
         mine = of_source(rows, source)
-        subjects = zip(*(mine[name].to_pylist() for name in ("entity", "neighbour", "relation")),
-                       map(tuple, mine["image_hashes"].to_pylist()), strict=True)
-        for subject, place in zip(subjects, mine["place"].to_pylist(), strict=True):
-            places.setdefault(subject, place)
+        columns = _asked(mine, ["place"]).to_pydict().values()
+        for place, *subject in zip(*columns, strict=True):
+            places.setdefault(tuple(subject), place)
     return rows.take(sorted(places.values()))
 
 
@@ -172,8 +177,8 @@ def current_rows(dataset: Path) -> pa.Table:
 
     Returns:
         A table of `store.SCHEMA`, in the order of the entities and of their images, then texts
-        that came without an image (of the paths alone when the data set has come without its
-        images).
+        that came without an image. When the data set has come without its images, only folders
+        called like a neighbour tell that an image is the neighbour's.
 
     Raises:
         InputError: The data set is malformed, or a part cannot be read.
@@ -184,21 +189,36 @@ def current_rows(dataset: Path) -> pa.Table:
         pc.is_in(rows["entity"], value_set=known),
         pc.or_(pc.is_null(rows["neighbour"]), pc.is_in(rows["neighbour"], value_set=known))))
     if not has_images(dataset):
-        return rows.take(pc.sort_indices(pc.list_element(rows["images"], 0)))
+        return _by_paths(rows, known)
     places = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
     rows = rows.set_column(rows.column_names.index("images"), "images", places.paths)
     return rows.take(np.argsort(places.first, kind="stable")[np.count_nonzero(places.first < 0):])
+
+
+def _by_paths(rows: pa.Table, entities: pa.Array) -> pa.Table:
+    """The rows in the order that their images would have if they were there."""
+    path = pc.list_element(rows["images"], 0)
+    folder = pc.struct_field(pc.extract_regex(path, "^images/(?P<name>[^/]*)/"), "name")
+    encoded = pa.array([quote(name, safe="") for name in entities.to_pylist()], pa.string())
+    of_folder = pc.coalesce(pc.index_in(folder, entities), pc.index_in(folder, encoded))
+    entity, neighbour = (pc.index_in(rows[name], entities) for name in ("entity", "neighbour"))
+    theirs = pc.equal(of_folder, neighbour).fill_null(False)
+    order = pa.table({"owner": pc.if_else(theirs, neighbour, entity), "path": path})
+    return rows.take(pc.sort_indices(
+        order, sort_keys=[("owner", "ascending"), ("path", "ascending")]))
 
 
 @dataclass(frozen=True)
 class Places:
     """Where the images of rows are among those that the entities have."""
 
+    each: npt.NDArray[np.int64]
+    """[images of the rows, one row after the other]: its position in the list of all images, or
+    -1 when the entity (or the neighbour; whoever, where relevance was asked) does not have it any
+    more. A text that was imported without an image (its hash is "") comes after all images while
+    its entity has none."""
     first: npt.NDArray[np.int64]
-    """[rows]: the position of the row's first image in the list of all images, or -1 when the
-    entity (or the neighbour; whoever, where relevance was asked) does not have all of the row's
-    images any more. A text that was imported without an image (its hash is "") comes after all
-    images while its entity has none."""
+    """[rows]: the least of the row's positions, so -1 where an image is gone."""
     paths: pa.Array
     """What a row's images are called now, or were called, list of strings [rows]."""
 
@@ -222,7 +242,7 @@ def find_places(
     fingerprints = take_fingerprints(dataset, paths, remembered, show_progress=show_progress)
     stored = rows["images"].combine_chunks()
     if rows.num_rows == 0:
-        return Places(np.empty(0, np.int64), stored)
+        return Places(np.empty(0, np.int64), np.empty(0, np.int64), stored)
     hashes = rows["image_hashes"].combine_chunks()
     owner = pc.list_parent_indices(hashes)
     flat = pc.list_flatten(hashes)
@@ -239,7 +259,7 @@ def find_places(
     called = pa.array([image.path for image in images], pa.string())
     paths = pc.coalesce(called.take(pc.if_else(pc.less(found, len(images)), found, None)),
                         pc.list_flatten(stored))
-    return Places(np.minimum.reduceat(place, first), pa.ListArray.from_arrays(
+    return Places(place, np.minimum.reduceat(place, first), pa.ListArray.from_arrays(
         pa.array(np.r_[first, len(paths)], pa.int32()), paths))
 
 
@@ -284,14 +304,20 @@ def last_asked(rows: pa.Table, by: Sequence[str] = Source.COLUMNS) -> pa.Table:
         rows: Of the store (`Store.read`).
         by: Columns that keep rows apart besides: by default the source.
     """
-    images = pc.binary_join(rows["image_hashes"], " ")
-    at_once = pc.is_in(rows["scope"], value_set=pa.array(["summary", *PROFILE]))
-    numbered = rows.select([*by, "scope", "entity", "neighbour", "relation"])
-    numbered = numbered.append_column("shown", pc.if_else(at_once, "", images))
+    numbered = _asked(rows, by)
     asked = numbered.column_names
     numbered = numbered.append_column("row", pa.array(np.arange(rows.num_rows)))
     last = numbered.group_by(asked).aggregate([("row", "max")])["row_max"]
     return rows if len(last) == rows.num_rows else rows.take(np.sort(last.to_numpy()))
+
+
+def _asked(rows: pa.Table, by: Sequence[str]) -> pa.Table:
+    """The columns ``by``, then what rows were asked about: the subject and, but where all are
+    shown at once, the images."""
+    images = pc.binary_join(rows["image_hashes"], " ")
+    at_once = pc.is_in(rows["scope"], value_set=pa.array(_AT_ONCE))
+    return rows.select([*by, "scope", "entity", "neighbour", "relation"]).append_column(
+        "shown", pc.if_else(at_once, "", images))
 
 
 def _join(entities: pa.Array, hashes: pa.Array) -> pa.Array:
@@ -309,11 +335,14 @@ def fitting(known: Sequence[Source], name: str, dataset: Path) -> list[Source]:
     Raises:
         InputError: It fits none.
     """
-    found = [source for source in known if name in (
+    if found := _fit(known, name):
+        return found
+    raise InputError(f"{dataset} has no captions by {name!r}; there are: {_labels(known)}.")
+
+
+def _fit(known: Sequence[Source], name: str) -> list[Source]:
+    return [source for source in known if name in (
         source.identity.captioner, source.identity.model, source.prompt_id, source.id[:8])]
-    if not found:
-        raise InputError(f"{dataset} has no captions by {name!r}; there are: {_labels(known)}.")
-    return found
 
 
 def _choose(known: Sequence[Source], name: str | None, dataset: Path) -> Source:

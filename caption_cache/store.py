@@ -218,13 +218,18 @@ class PartWriter:
         """
         if not rows:
             return
-        columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-        table = pa.concat_tables([self._table, pa.table(columns, schema=SCHEMA)])
+        table = pa.concat_tables([self._table, as_table(rows)])
         _write(table, self._part)
         self._table = table
         if table.num_rows >= _ROWS_PER_PART:
             self._part = _new_part(self._folder)
             self._table = SCHEMA.empty_table()
+
+
+def as_table(rows: Sequence[Row]) -> pa.Table:
+    """The rows as a table of `SCHEMA`."""
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read_part(part: Path) -> pa.Table:

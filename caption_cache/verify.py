@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caption_cache.captions import still_shown
+from caption_cache.captions import find_places
 from caption_cache.errors import InputError
 from caption_cache.images import has_images
 from caption_cache.source import Source
@@ -67,9 +67,10 @@ def _wrong_keys(rows: pa.Table) -> int:
 
 def _lost_images(dataset: Path, rows: pa.Table) -> list[Finding]:
     rows = rows.filter(pc.not_equal(rows["status"], "failed"))
-    lost = rows["images"].filter(pc.invert(still_shown(dataset, rows)))
+    places = find_places(dataset, rows, {}, show_progress=True)
+    lost = pc.list_flatten(rows["images"]).filter(pa.array(places.each < 0))
     return [
         Finding(path, "changed or gone since it was captioned; 'caption-cache build' captions it "
                       "anew, 'caption-cache compact --prune' drops the old text")
-        for path in pc.unique(pc.list_flatten(lost)).sort().to_pylist()
+        for path in pc.unique(lost).sort().to_pylist()
     ]

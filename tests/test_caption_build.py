@@ -174,6 +174,13 @@ def test_changed_image_is_captioned_anew_and_the_old_text_not_read(dataset: Path
     assert texts(dataset) == expected(10)
 
 
+def test_verify_names_the_image_that_went_and_not_those_shown_with_it(dataset: Path) -> None:
+    paint(dataset / "images/e0/b.png", 50)
+    build(dataset, Talkative(), Task(scope="visual"), show_progress=False)
+    (dataset / "images/e0/b.png").unlink()
+    assert [finding.where for finding in verify(dataset)[1]] == ["images/e0/b.png"]
+
+
 def test_renamed_and_removed_images(dataset: Path) -> None:
     run(dataset)
     (dataset / "images/e3/a.png").rename(dataset / "images/e3/b.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,23 @@ def test_single_requests_without_memory_are_refused_and_then_end_the_build(
     assert engine.caption(REQUESTS[:2]) == [Refusal.MEMORY, Refusal.MEMORY]
     with pytest.raises(InputError, match=r"no memory even for single requests; quantise it"):
         engine.caption(REQUESTS[:1])
+
+
+def test_batches_are_halved_too_where_preparing_them_takes_the_memory(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = captioner(folders["llava"])
+    expected, prepare, sizes = engine.caption(REQUESTS), engine._prepare, []
+
+    def tight(requests: Sequence[Request]) -> Any:
+        sizes.append(len(requests))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return prepare(requests)
+
+    monkeypatch.setattr(engine, "_prepare", tight)
+    assert engine.caption(REQUESTS) == expected
+    assert sizes == [5, 2, 2, 1]
 
 
 def test_other_errors_of_the_model_are_bugs(folders: dict[str, Path]) -> None:

@@ -227,6 +227,14 @@ def test_without_a_key_none_is_sent(server: Server, monkeypatch: pytest.MonkeyPa
     assert server.keys == {None}
 
 
+def test_the_line_break_of_a_key_read_from_a_file_is_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
+    assert client(server, retries=0).caption(requests(1)) == ["shows 0"]
+    assert server.keys == {f"Bearer {KEY}"}
+
+
 def test_as_many_requests_as_allowed_are_under_way_and_no_more(server: Server) -> None:
     server.gate = threading.Barrier(3)  # nothing is answered before three are there
     client(server, concurrency=3).caption(requests(9))

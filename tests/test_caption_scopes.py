@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -177,6 +178,23 @@ def test_nothing_is_said_of_entities_that_are_gone(dataset: Path) -> None:
         shutil.rmtree(dataset / "images", ignore_errors=True)
 
 
+@pytest.mark.parametrize("entity", ["e1", "e/1"])
+def test_texts_of_pairs_keep_their_order_without_the_images(dataset: Path, entity: str) -> None:
+    """Images in folders as imports call them; the entities in another order than those."""
+    for name in ("entities", "train", "valid", "test"):
+        head, *lines = (dataset / f"{name}.tsv").read_text().replace("e1", entity).splitlines()
+        (dataset / f"{name}.tsv").write_text("\n".join([head, *reversed(lines), ""]))
+    (dataset / "images/e1").rename(dataset / "images" / quote(entity, safe=""))
+    (dataset / "images.tsv").write_text("entity\tpath\n" + "".join(
+        f"{of}\timages/{quote(of, safe='')}/a.png\n" for of in ("e0", entity, "e2", "e4")))
+    run(dataset, Viewer(), scope="pair", keep_all=True)
+    texts = read_link_captions(dataset, "pair").texts
+    assert (texts["e0", entity], texts["e2", entity]) == ("shows 1 | shows 0", "shows 2 | shows 1")
+    (dataset / "images.tsv").unlink()
+    shutil.rmtree(dataset / "images")
+    assert read_link_captions(dataset, "pair").texts == texts
+
+
 def test_limit_counts_questions_and_the_next_start_goes_on(dataset: Path) -> None:
     captioner = Viewer()
     captioner.related = frozenset(itertools.product(range(10), range(10)))
@@ -204,6 +222,22 @@ def test_preview_tells_what_must_be_judged_first(dataset: Path) -> None:
     assert plan.seconds_per_text is not None
     assert plan.estimated_seconds is not None
     assert said(dataset, "pair") == []
+
+
+def test_preview_knows_the_verdicts_of_before(dataset: Path) -> None:
+    class Strict(Viewer):
+        def judge(self, requests: Sequence[Request]) -> list[YesNo | Refusal]:
+            return [YesNo(0, 1) if "Omega" in (request.prompt or "") else YesNo(1, 0)
+                    for request in requests]
+
+    run(dataset, Strict(), scope="pair")
+    rename(dataset, "Entity 1", "Omega")
+    run(dataset, Strict(), scope="pair")
+    rename(dataset, "Omega", "Entity 1")
+    plan = preview(dataset, Strict(), Task(scope="pair"))
+    report = run(dataset, Strict(), scope="pair")
+    assert (plan.items, plan.done, plan.to_judge) == (report.items, report.done_before, 0)
+    assert report.items == 5
 
 
 def test_relation_is_named_in_both_directions_and_the_answer_never(dataset: Path) -> None:
@@ -535,6 +569,16 @@ def test_rejected_texts_are_kept_and_retried_on_request(dataset: Path) -> None:
     assert {row["status"] for row in Store(dataset).read().to_pylist()} == {"ok"}
 
 
+def test_retries_with_a_limit_come_to_all_in_turn(dataset: Path) -> None:
+    run(dataset, Sullen())
+    asked: list[tuple[int, ...]] = []
+    for _ in range(3):
+        captioner = Sullen()
+        run(dataset, captioner, retry=("rejected",), limit=2)
+        asked += map(shown, captioner.asked)
+    assert sorted(asked) == [(i, 0, 0) for i in range(6)]
+
+
 class Other(Moody):
     """Another model, in a better mood."""
 
@@ -548,6 +592,7 @@ class Sullen(Viewer):
     identity = Identity("sullen", "m")
 
     def caption(self, requests: Sequence[Request]) -> list[str]:
+        self.asked += requests
         return ["" for _ in requests]
 
 
@@ -607,6 +652,60 @@ def test_links_can_be_asked_of_another_too(dataset: Path, scope: str) -> None:
     run(dataset, plain, scope=scope, keep_all=True)
     assert plain.asked == [], "the same questions, so the same keys"
     assert len(viewer.asked) == before.captioned
+
+
+@pytest.mark.parametrize(("scope", "left"), [
+    ("pair", {("e0", "e1")}), ("summary", {("e0", "e1")}),
+    ("relation", {("e0", "near"), ("e1", "^near")})])
+def test_nobody_else_is_asked_of_what_train_does_not_say_any_more(
+    dataset: Path, scope: str, left: set[tuple[str, str]]
+) -> None:
+    run(dataset, Sullen(), scope=scope, keep_all=True)
+    (dataset / "train.tsv").write_text("head\trelation\ttail\ne0\tnear\te1\n")
+    table = dataset / "entities.tsv"
+    table.write_text(table.read_text().replace("e9\tEntity 9\n", ""))
+    for split in ("valid", "test"):
+        (dataset / f"{split}.tsv").write_text("head\trelation\ttail\n")
+    run(dataset, Other(), scope=scope, instead_of="sullen")
+    assert {(row["entity"], row["neighbour"] or row["relation"])
+            for row in Store(dataset).read().to_pylist() if row["captioner"] == "other"} == left
+
+
+def test_a_damaged_file_is_one_failure_whoever_is_asked_instead(dataset: Path) -> None:
+    (dataset / "images/e1/a.png").write_bytes(b"\x89PNG\r\n")
+    run(dataset, Viewer())
+    report = run(dataset, Other(), instead_of="viewer")
+    assert (report.items, [failure.entity for failure in report.failures]) == (1, ["e1"])
+
+
+@pytest.mark.parametrize("scope", ["summary", "commonsense", "visual"])
+def test_one_text_of_all_images_is_read_whatever_images_the_others_saw(
+    dataset: Path, scope: str
+) -> None:
+    class Second(Viewer):
+        identity = Identity("second")
+
+    run(dataset, Viewer(), scope=scope, keep_all=True)
+    paint(dataset / "images/e1/b.png", 100)
+    run(dataset, Second(), scope=scope, keep_all=True)
+    for names, text in (("viewer,second", "shows 0 1"), ("second,viewer", "shows 0 1 100")):
+        if scope == "summary":
+            assert read_link_captions(dataset, scope, names).texts["e0", "e1"] == text
+        else:
+            said = read_captions(dataset, names, scope=scope).texts
+            assert said["e1"] == text.replace(" 0", "")
+
+
+def test_names_of_sources_may_fit_some_scopes_only(dataset: Path) -> None:
+    for scope in ("commonsense", "visual"):
+        run(dataset, Viewer(), scope=scope)
+        run(dataset, Viewer(), scope=scope, names_hidden=True)
+    named = read_profiles(dataset, "commonsense-1,visual-1")
+    assert [source.prompt_id for source in named.sources] == ["commonsense-1", "visual-1"]
+    assert named.texts["e1"] == "Entity 1 is shows 1 And shows 1"
+    for names, wrong in (("commonsense-1,visual-2", "visual-2"), ("visual-1", "visual-1")):
+        with pytest.raises(InputError, match=f"no captions by '{wrong}'"):
+            read_profiles(dataset, names)
 
 
 def test_retry_leaves_what_a_file_is_to_blame_for(dataset: Path) -> None:

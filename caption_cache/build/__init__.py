@@ -57,7 +57,7 @@ from caption_cache.prefetch import prefetch
 from caption_cache.progress import progress_bar
 from caption_cache.prompts import STANDARD, Prompt, read_prompts
 from caption_cache.source import Source
-from caption_cache.store import PartWriter, Row, Store
+from caption_cache.store import PartWriter, Row, Store, as_table
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,15 @@ def preview(
     gallery = _gallery(dataset, Processes(), save=False, show_progress=False)
     everything = store.read()
     rows, known = _settled(last_asked(everything), task), _settled(everything, task)
-    to_judge = 0
+    to_judge, seen = 0, [rows]
     for stage in _stages(dataset, captioner, task, prompts, links, gallery, everything,
-                         lambda: rows):
+                         lambda: pa.concat_tables(seen)):
         standing = compare(stage.items, stage.scope, rows, known)
         at_once, groups = pending(stage.items, standing)
-        to_judge += len(groups) if stage.scope == RELEVANCE else 0
+        if stage.scope == RELEVANCE:
+            to_judge = len(groups)
+            seen.append(as_table(
+                [_row(item, stage, _known(item, standing)) for item in at_once]))
     each = None
     if sample and groups:
         with _quiet_pillow():
@@ -251,7 +254,8 @@ def build(
                 at_once, groups = pending(stage.items, before)
                 writer.add([_row(item, stage, _known(item, before))
                             for item in at_once if processes.owns(item.key)])
-                now = groups[:None if limit is None else limit - asked]
+                now = (groups if limit is None
+                       else _longest_unasked(groups, limit - asked, everything))
                 asked += len(now)
                 if stage.scope == RELEVANCE:
                     judged, unjudged = len(now), len(groups) - len(now)
@@ -263,7 +267,11 @@ def build(
                                  bar)
                 processes.wait()
     after = compare(stage.items, stage.scope, rows(), known)
-    report = _report(dataset, stage.items, before, after)
+    report = _report(stage.items, before, after)
+    if len(report.failures) == report.items > 0 and task.instead_of is None:
+        first = report.failures[0]
+        raise InputError(f"None of the {report.items} images of {dataset} can be captioned; the "
+                         f"first, {first.image}: {first.mend}.")
     return replace(report, judged=judged, left=report.left + unjudged,
                    seconds=time.perf_counter() - start)
 
@@ -396,6 +404,15 @@ def _settled(rows: pa.Table, task: Task) -> pa.Table:
     return rows.filter(pc.invert(anew))
 
 
+def _longest_unasked(
+    groups: list[list[Item]], limit: int, rows: pa.Table
+) -> list[list[Item]]:
+    """So many groups in their order; those retried before give way, so all have their turn."""
+    asked = {key: place for place, key in enumerate(rows["key"].to_pylist())}
+    turns = sorted(range(len(groups)), key=lambda which: asked.get(groups[which][0].key, -1))
+    return [groups[which] for which in sorted(turns[:limit])]
+
+
 def _caption(
     root: Path,
     groups: Sequence[list[Item]],
@@ -517,18 +534,12 @@ def _row(item: Item, stage: _Stage, outcome: Outcome, seconds: float = 0.0) -> R
     )
 
 
-def _report(
-    dataset: Path, items: Sequence[Item], before: Standing, after: Standing
-) -> Report:
+def _report(items: Sequence[Item], before: Standing, after: Standing) -> Report:
     failures = [
         Failure(item.entity, item.images[0], reason, _mend(reason))
         for item, status, reason in zip(items, after.done, after.reasons, strict=True)
         if status == "failed" and reason is not None
     ]
-    if items and len(failures) == len(items):
-        first = failures[0]
-        raise InputError(f"None of the {len(items)} images of {dataset} can be captioned; the "
-                         f"first, {first.image}: {first.mend}.")
     new = [item.key for item, then, now in zip(items, before.done, after.done, strict=True)
            if then is None and now is not None and now != "failed"]
     captioned = len(set(new) - before.known.keys())

@@ -151,12 +151,18 @@ def plan_again(ask: Asker, rows: pa.Table, links: Links | None) -> Iterator[Item
 
     Args:
         ask: Makes the items.
-        rows: Rows of the store, of one scope; those whose images are gone are passed over.
+        rows: Rows of the store, of one scope; those whose images are gone are passed over, and
+            those about what no fact states any more.
         links: Where the scope is another than ``entity``.
     """
     names, marks = ask.gallery.names, ask.gallery.fingerprints
+    stated = None if links is None else {
+        *((*pair, None) for pair in links.pairs()),
+        *((entity, None, relation) for entity, relation in links.questions())}
     for row in rows.to_pylist():
         entity, neighbour, relation = row["entity"], row["neighbour"], row["relation"]
+        if stated is not None and (entity, neighbour, relation) not in stated:
+            continue
         owned = {marks[path].hash: path for owner in (neighbour, entity)
                  for path in ask.gallery.of.get(owner, [])}
         paths = [owned[shown] for shown in row["image_hashes"] if shown in owned]
@@ -164,9 +170,9 @@ def plan_again(ask: Asker, rows: pa.Table, links: Links | None) -> Iterator[Item
             continue
         words = {"name": names[entity]}
         if neighbour is not None:
-            words |= {"head": names[entity], "neighbour": names.get(neighbour, neighbour)}
+            words |= {"head": names[entity], "neighbour": names[neighbour]}
         if relation is not None and links is not None:
-            words["relation"] = links.relation_names.get(relation, relation)
+            words["relation"] = links.relation_names[relation]
         yield ask.item(entity, paths, words, neighbour=neighbour, relation=relation)
 
 

@@ -171,16 +171,17 @@ class TransformersCaptioner:
         answers: list[R | Refusal] = []
         while rest := requests[len(answers):]:
             size = 1 if self._options.temperature > 0 else min(self._fitting, len(rest))
+            inputs = None
             try:
-                inputs = self._prepare(rest[:size])
-            except (ValueError, TypeError, IndexError, ZeroDivisionError):
-                if size > 1:  # find out which of them it is
-                    answers += (answer for one in rest[:size]
-                                for answer in self._divided([one], act))
-                else:
-                    answers.append(Refusal.UNPREPARED)
-                continue
-            try:
+                try:
+                    inputs = self._prepare(rest[:size])
+                except (ValueError, TypeError, IndexError, ZeroDivisionError):
+                    if size > 1:  # find out which of them it is
+                        answers += (answer for one in rest[:size]
+                                    for answer in self._divided([one], act))
+                    else:
+                        answers.append(Refusal.UNPREPARED)
+                    continue
                 answers += act(inputs)
                 self._too_large = 0
                 continue

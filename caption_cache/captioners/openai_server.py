@@ -103,7 +103,7 @@ class OpenAICaptioner:
 
     def __init__(self, options: OpenAIOptions) -> None:
         self._options = options
-        self._key = os.environ.get(options.api_key_variable, "")
+        self._key = os.environ.get(options.api_key_variable, "").strip()
         self._open = build_opener(_NoRedirect).open
         self._lock = threading.Lock()
         self._in_vain = 0
