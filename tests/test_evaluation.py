@@ -77,6 +77,7 @@ def test_ranks_equal_those_of_sorted_scores(
 
     facts = {tuple(fact) for split in ("train", "valid", "test")
              for fact in graph.split(split).tolist()}
+    facts |= {(t, r, h) for h, r, t in facts if graph.symmetric[r]}
     better, tied = [], []
     for end in (2, 0):
         for fact in graph.test.tolist():

@@ -567,6 +567,32 @@ def test_real_files_are_read_whole(
             text.rsplit("/", 1)[-1] for text in (head, third)]
 
 
+def test_what_says_the_same_is_drawn_into_one_split(tmp_path: Path) -> None:
+    rows = [(f"p{parent}", f"c{child}") for parent in range(10) for child in range(10)]
+    (tmp_path / "facts.tsv").write_text("head\trelation\ttail\n" + "".join(
+        f"{parent}\tparent of\t{child}\n{child}\tchild of\t{parent}\n" for parent, child in rows))
+    import_dataset(ImportConfig("tsv", tmp_path / "facts.tsv", tmp_path / "out"))
+    graph = read_graph(tmp_path / "out")
+    assert len(graph.valid) == len(graph.test) == 20
+    assert not graph.linked_in_train(np.concatenate([graph.valid, graph.test])).any()
+
+
+def test_splits_are_not_drawn_anew_under_names_that_tell_facts(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "entity2text.txt").write_text("".join(
+        f"e{i}\t{'Springfield' if i < 2 else f'place {i}'}\n" for i in range(9)))
+    (source / "relation2text.txt").write_text("in\tlocated in\n")
+    facts = [f"e{i}\tin\te{j}\n" for i in range(9) for j in range(9) if i != j and j - i != 1]
+    for split, part in (("train", facts[4:]), ("dev", facts[:2]), ("test", facts[2:4])):
+        (source / f"{split}.tsv").write_text("".join(part))
+    for policy, refused in ((Policy.ID, False), (Policy.RELATION_HINT, True)):
+        out = tmp_path / policy
+        import_dataset(ImportConfig("kgbert", source, out, on_collision=policy))
+        again = ["split", str(out), str(tmp_path / f"{policy} again")]
+        assert cli.main(again) == (2 if refused else 0)
+
+
 @real
 def test_a_real_graph_in_the_other_order_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be h r t, only h t r"):

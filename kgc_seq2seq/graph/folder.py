@@ -17,7 +17,7 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.graph.columns import Columns, first_true, read_table, shown
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
-from kgc_seq2seq.graph.prepared import FOLDER, open_prepared, write_prepared
+from kgc_seq2seq.graph.prepared import FOLDER, open_prepared, stamps_of, write_prepared
 
 _ROWS_AT_ONCE = 2**20
 
@@ -72,9 +72,10 @@ def prepare_graph(folder: Path) -> KnowledgeGraph:
         InputError: As `read_graph`; or the folder cannot be written.
     """
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    stamps = stamps_of(folder)
     graph = read_graph(folder)
     try:
-        write_prepared(folder, graph)
+        write_prepared(folder, graph, stamps)
     except OSError as error:
         raise cannot_write(folder / FOLDER, error) from None
     return open_prepared(folder) or graph

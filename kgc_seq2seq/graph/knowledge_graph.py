@@ -84,8 +84,14 @@ class KnowledgeGraph:
 
     @cached_property
     def known_answers(self) -> Csr:
-        """Answers of every query over all splits, keyed by `query_keys`; the filtered setting's."""
-        facts = distinct_rows(self.queries(np.concatenate([self.train, self.valid, self.test])))
+        """Answers of every query over all splits, keyed by `query_keys`; the filtered setting's.
+
+        A fact of a symmetric relation answers both of its queries both ways.
+        """
+        facts = self.queries(np.concatenate([self.train, self.valid, self.test]))
+        turned = facts[self.symmetric[facts[:, 1] % self.num_relations]]
+        turned[:, 1] = self.inverse(turned[:, 1])
+        facts = distinct_rows(np.concatenate([facts, turned]))
         return Csr.group(self.query_keys(facts[:, 0], facts[:, 1]), facts[:, 2].copy())
 
     def fold(self, queries: Ints) -> Ints:

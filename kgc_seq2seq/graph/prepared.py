@@ -16,11 +16,12 @@ from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 
 FOLDER = ".prepared"
 """Where the arrays lie in a data-set folder; safe to delete."""
-_VERSION = 1
+_VERSION = 2
 _SOURCES = ("entities.tsv", "relations.tsv", "train.tsv", "valid.tsv", "test.tsv", "dataset.json")
 _GROUPS = ("known_answers", "neighbours")
 _CSR = ("keys", "offsets", "values")
 _AT_ONCE = 2**16
+Stamps = dict[str, list[int]]
 
 
 class Texts(Sequence[str]):
@@ -48,12 +49,13 @@ class Texts(Sequence[str]):
             yield from part.to_numpy(zero_copy_only=False).tolist()
 
 
-def write_prepared(folder: Path, graph: KnowledgeGraph) -> None:
+def write_prepared(folder: Path, graph: KnowledgeGraph, stamps: Stamps) -> None:
     """Write the arrays of a graph beside its tables, with neighbours and known answers grouped.
 
     Args:
         folder: The data-set folder.
         graph: What its tables hold.
+        stamps: `stamps_of` the folder, from before they were read.
 
     Raises:
         OSError: The folder cannot be written.
@@ -74,7 +76,7 @@ def write_prepared(folder: Path, graph: KnowledgeGraph) -> None:
             for part in _CSR:
                 np.save(aside / f"{group}-{part}.npy", getattr(csr, part))
         (aside / "graph.json").write_text(json.dumps({
-            "version": _VERSION, "sources": _stamps(folder), "name": graph.name,
+            "version": _VERSION, "sources": stamps, "name": graph.name,
             "relation_ids": list(graph.relation_ids),
             "relation_names": list(graph.relation_names)}), "utf-8")
 
@@ -89,7 +91,7 @@ def open_prepared(folder: Path) -> KnowledgeGraph | None:
     prepared = folder / FOLDER
     try:
         about = json.loads((prepared / "graph.json").read_text("utf-8"))
-        if about["version"] != _VERSION or about["sources"] != _stamps(folder):
+        if about["version"] != _VERSION or about["sources"] != stamps_of(folder):
             return None
         arrays = {path.stem: np.load(path, mmap_mode="r") for path in prepared.glob("*.npy")}
         texts = pa.ipc.open_file(pa.memory_map(str(prepared / "entities.arrow"))).read_all()
@@ -108,7 +110,7 @@ def open_prepared(folder: Path) -> KnowledgeGraph | None:
     return graph
 
 
-def _stamps(folder: Path) -> dict[str, list[int]]:
+def stamps_of(folder: Path) -> Stamps:
     """Size and time of change of each table."""
     found = {name: (folder / name).stat() for name in _SOURCES if (folder / name).exists()}
     return {name: [state.st_size, state.st_mtime_ns] for name, state in found.items()}

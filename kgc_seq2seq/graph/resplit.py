@@ -25,6 +25,7 @@ from kgc_seq2seq.graph.folder import (
     write_triples,
 )
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
+from kgc_seq2seq.graph.names import Policy
 from kgc_seq2seq.graph.relation_rules import RelationRules
 from kgc_seq2seq.graph.splits import carve, check_shares
 
@@ -69,10 +70,15 @@ def split_dataset(source: Path, out: Path, config: SplitConfig) -> SplitReport:
     """Write a data set again with new splits; images and features are linked, not copied.
 
     Raises:
-        InputError: The data set is malformed, ``out`` is there already or cannot be written, or
-            the triples are too few for the shares.
+        InputError: The data set is malformed, ``out`` is there already or cannot be written, the
+            triples are too few for the shares, or names tell facts.
     """
     refuse_taken(out)
+    hinted = str(read_about(source).get("names", "")).endswith(Policy.RELATION_HINT)
+    if hinted and (source / "collisions.tsv").is_file():
+        raise InputError(f"Names of {source} tell facts of its train split, which may be drawn "
+                         "into valid or test; import it again with --on-collision description or "
+                         "id.")
     graph = read_graph(source, flawed=True)
     splits = draw_splits(graph, config)
     for split in SPLITS:

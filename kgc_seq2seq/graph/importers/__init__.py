@@ -37,6 +37,7 @@ from kgc_seq2seq.graph.names import (
     resolve_collisions,
     short_ids,
 )
+from kgc_seq2seq.graph.relation_rules import RelationRules
 from kgc_seq2seq.graph.splits import carve, check_shares
 
 FORMATS: dict[str, Callable[[Path, Order | None], RawGraph]] = {
@@ -137,7 +138,9 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
     relation_names = _relation_names(config, raw, relation_ids, notes)
     splits, how = raw.splits, "those of the source"
     if "all" in splits:
-        parts = carve(distinct_rows(splits["all"]), config.valid, config.test, config.seed)
+        facts = distinct_rows(splits["all"])
+        kin = RelationRules.find(facts, len(ids), len(relation_ids)).clusters()
+        parts = carve(facts, config.valid, config.test, config.seed, kin)
         splits = dict(zip(SPLITS, parts, strict=True))
         how = (f"the source is one set of triples, so valid ({config.valid:.0%}) and test "
                f"({config.test:.0%}) were drawn from it with seed {config.seed}")
