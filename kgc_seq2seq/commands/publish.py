@@ -14,8 +14,8 @@ def add_publish(parser: Parser) -> None:
         "write a run with the tables and captions it needs, and a model card, into a folder that "
         "works on another machine"))
     push = parser.add_command("push", _push, (
-        "export a run to the Hugging Face hub; kgc predict and kgc explore then take its name "
-        "there for its folder"))
+        "export a run to the Hugging Face hub; kgc predict then takes its name there for its "
+        "folder"))
     for command in (export, push):
         command.add_argument("run", type=Path, metavar="RUN", help="the folder that training wrote")
         command.add_argument("--license", metavar="ID", help=(

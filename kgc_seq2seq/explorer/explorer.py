@@ -15,7 +15,6 @@ from kgc_seq2seq.completer import Completer, Direction, Prediction, Query
 from kgc_seq2seq.explain import PartsExplanation, explain_parts
 from kgc_seq2seq.explorer.name_search import NameSearch
 from kgc_seq2seq.explorer.pictures import Pictures
-from kgc_seq2seq.hub import fetch_run
 from kgc_seq2seq.leave_one_out import Effect, leave_one_out
 from kgc_seq2seq.newcomers import Newcomer
 from kgc_seq2seq.queries import answers_data, parse_queries
@@ -64,12 +63,12 @@ class Explorer:
     """A run that is asked by people and programs."""
 
     def __init__(self, run: Path) -> None:
-        """Open a run, as `Completer.from_pretrained` does.
+        """Open a run.
 
         Raises:
-            InputError: As there, or its images cannot be listed.
+            InputError: As `open_run`, or its images cannot be listed.
         """
-        opened = open_run(fetch_run(run))
+        opened = open_run(run)
         self.completer = Completer(opened)
         self.graph = self.completer.graph
         self.pictures = Pictures(opened.dataset, opened.captions)
