@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def bench_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with ``--quick`` and ``--out``."""
@@ -33,6 +31,15 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
     found = [round(value, 4) for value in values]
     deviation = statistics.stdev(found) if len(found) > 1 else 0.0
     return {"mean": round(statistics.mean(found), 4), "sd": round(deviation, 4), "values": found}
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever held.
+
+    `getrusage` would not do: what it counts, a child has from the process that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def finish(
@@ -55,6 +62,8 @@ def finish(
 
 def machine() -> dict[str, Any]:
     """What it ran on."""
+    import torch  # not above: it would count in the peak of every process
+
     return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 

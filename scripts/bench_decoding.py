@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import resource
 import statistics
 import time
 import tracemalloc
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_common import bench_parser, finish
+from bench_common import bench_parser, finish, peak_bytes
 from transformers import LogitsProcessorList, T5Config, T5ForConditionalGeneration
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
@@ -130,7 +129,7 @@ def read(names: Path) -> tuple[Ints, Longs]:
 
 def peak_mb() -> int:
     """The most memory this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return peak_bytes() // 2**20
 
 
 def real_names(dataset: Path) -> tuple[Ints, Longs]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from bench_common import bench_parser, finish, peak_bytes
 
 from kgc_seq2seq.graph.csr import Ints
 
@@ -175,9 +176,7 @@ def run_stage(name: str, arguments: list[str]) -> None:
     pa.set_cpu_count(1)
     start, cpu_start = time.perf_counter(), time.process_time()
     figures = STAGES[name](*(int(word) if word.isdecimal() else Path(word) for word in arguments))
-    # getrusage would count what the parent held when it forked.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    peak = peak_bytes()
     sys.stdout.write(json.dumps({"seconds": round(time.perf_counter() - start, 3),
                                  "cpu_seconds": round(time.process_time() - cpu_start, 3),
                                  "peak_gb": round(peak / 1e9, 3),
@@ -186,8 +185,6 @@ def run_stage(name: str, arguments: list[str]) -> None:
 
 
 def main() -> None:
-    from bench_common import bench_parser, finish  # not above: torch would count in every peak
-
     parser = bench_parser("graph", __doc__)
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary folder")
     options = parser.parse_args()

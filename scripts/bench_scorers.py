@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from bench_common import bench_parser, finish
+from bench_common import bench_parser, finish, peak_bytes
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -136,9 +135,8 @@ def side(options: argparse.Namespace) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
         seconds[-1] += time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": statistics.median(seconds[1:]), "all_seconds": seconds[1:],
-            "peak_memory_mb": peak}
+            "peak_memory_mb": peak_bytes() / 2**20}
 
 
 def published_loss(model: Lbmkgc, batch: dict[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import ROOT, TINY, random_graph
 from hypothesis import given
@@ -24,7 +25,7 @@ from kgc_seq2seq.graph.audit import audit_dataset
 from kgc_seq2seq.graph.audit.findings import Finding, Severity
 from kgc_seq2seq.graph.audit.triples import audit_triples
 from kgc_seq2seq.graph.describe import describe_graph
-from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.folder import read_graph, write_table
 from kgc_seq2seq.graph.importers import ImportConfig, import_dataset
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.names import Policy, resolve_collisions
@@ -190,6 +191,15 @@ def test_leaks_are_loud_by_kind() -> None:
     assert leaks["test-inverse-leak"].severity is Severity.WARNING
 
 
+def test_the_mirror_of_a_fact_leaks_where_a_relation_is_said_to_be_symmetric() -> None:
+    graph = graph_of([(i, 0, i + 60) for i in range(60)], [(0 + 60, 0, 0), (1, 0, 62)])
+    count = len(graph.relation_names) // 2
+    for names, found in ((graph.relation_names, 0), (graph.relation_names[:count] * 2, 1)):
+        leaks = [finding.count for finding in audit_triples(replace(graph, relation_names=names))
+                 if finding.check == "test-symmetric-leak"]
+        assert sum(leaks) == found
+
+
 def structured(seed: int) -> KnowledgeGraph:
     """People live in towns and work in trades: ids have their place, as in real graphs."""
     random = np.random.default_rng(seed)
@@ -271,6 +281,61 @@ def test_captions_that_name_the_answer_are_noticed(
     assert finding.measures["answer"] > finding.measures["random"]
     assert finding.measures["excess"]["low"] > 0
     assert finding.count >= len(graph.test) // 4
+
+
+@pytest.mark.parametrize("scope", ["commonsense", "visual"])
+def test_profiles_that_name_the_answer_are_noticed(nations_folder: Path, scope: str) -> None:
+    graph = read_graph(nations_folder)
+    named: dict[str, list[str]] = {}
+    for h, _, t in graph.test.tolist():
+        named.setdefault(graph.entity_ids[h], []).append(graph.entity_names[t])
+    asked = {"scope": scope, "prompt_id": f"{scope}-1", "prompt_hash": "1"}
+    with Store(nations_folder).writing() as writer:
+        writer.add([caption(h, f"a friend of {', '.join(names)}.", **asked)
+                    for h, names in named.items()])
+    findings = found(nations_folder)
+    assert findings[f"{scope}-captions-coverage"].count == len(named)
+    finding = findings[f"tail-in-{scope}-captions"]
+    assert (finding.severity, finding.count) == (Severity.WARNING, len(graph.test))
+    assert f"{scope}-captions by c m {scope}-1 [" in finding.message
+    assert not {"captions-coverage", "tail-in-captions"} & findings.keys()
+    with Store(nations_folder).writing() as writer:  # asked again when there were more images
+        writer.add([caption(h, "a country.", images=["x", "y"], image_hashes=["x", "y"], **asked)
+                    for h in named])
+    assert loud(nations_folder) == set()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_relation_captions_that_name_the_answer_are_noticed(
+    nations_folder: Path, symmetric: bool
+) -> None:
+    if symmetric:  # the inverse reads as the relation, and so does its caption
+        ids = pa.array(read_graph(nations_folder).relation_ids)
+        write_table(nations_folder / "relations.tsv", {
+            "id": ids, "name": ids, "inverse_name": ids})
+    graph = read_graph(nations_folder)
+    assert graph.symmetric.all() == symmetric
+    asked = {"scope": "relation", "prompt_id": "relation-1", "prompt_hash": "1"}
+
+    def say(shift: int) -> dict[str, Finding]:
+        """Write the answers of test down as captions of their questions, or of others."""
+        named: dict[tuple[str, str], list[str]] = {}
+        count = graph.num_relations
+        for e, r, a in graph.queries(graph.test).tolist():
+            relation = "^" * (r >= count) + graph.relation_ids[(r + shift) % count]
+            named.setdefault((graph.entity_ids[e], relation), []).append(graph.entity_names[a])
+        with Store(nations_folder).writing() as writer:
+            writer.add([caption(entity, " and ".join(names), relation=relation, **asked)
+                        for (entity, relation), names in named.items()])
+        findings = found(nations_folder)
+        assert findings["relation-captions-coverage"].count == len({e for e, _ in named})
+        return findings
+
+    assert not {f"{end}-in-relation-captions" for end in ("head", "tail")} & say(7).keys()
+    findings = say(0)
+    for end in ("tail", "head"):
+        finding = findings[f"{end}-in-relation-captions"]
+        assert (finding.severity, finding.count) == (Severity.WARNING, len(graph.test))
 
 
 def test_captions_from_the_pixels_alone_are_no_leak(nations: Path) -> None:

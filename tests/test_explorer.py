@@ -327,9 +327,17 @@ def test_an_upload_is_never_a_path(served: Served) -> None:
         assert secret not in str(data)
     assert "A link is not fetched" in served.refused(
         "queries", file("http://127.0.0.1:9/queries.jsonl"), 3)
-    for path in (f"file={served.run / 'config.yaml'}", "file=/etc/passwd",
-                 "file=http://127.0.0.1:9/x", "proxy=http://127.0.0.1:9/x"):
+    for path in (f"file={served.run / 'config.yaml'}", "file=/etc/passwd"):
         assert served.status(f"gradio_api/{path}") in (403, 404)
+
+
+@pytest.mark.parametrize("path", [
+    "file=http://127.0.0.1:9/x", "file/http://127.0.0.1:9/x", "file/https://127.0.0.1:9/x",
+    "file/%68ttp%3A%2F%2F127.0.0.1:9/x", "file%2Fhttp:%2f/127.0.0.1:9/x",
+    "proxy=http://127.0.0.1:9/x"])
+def test_what_a_path_names_is_never_fetched(served: Served, path: str) -> None:
+    # Gradio itself would look the host up and say 403, here only because it is no public one.
+    assert served.status(f"gradio_api/{path}") == 404
 
 
 def test_a_large_upload_and_a_foreign_name_of_the_host_are_refused(served: Served) -> None:

@@ -107,7 +107,7 @@ class OwnHostOnly:
             # A browser sends files for any page unless it is told not to.
             await PlainTextResponse("This page is not of this host.", 403)(scope, receive, send)
             return
-        if scope["type"] == "http" and "=http" in scope["path"]:
-            # Gradio's file=http… and proxy=http… would fetch what they name.
+        if scope["type"] == "http" and "://" in scope["path"]:  # which is decoded
+            # Gradio's file=http://…, file/http://… and proxy=http://… would fetch what they name.
             scope = {**scope, "path": "/refused", "raw_path": b"/refused"}
         await self.app(scope, receive, answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caption_cache.captions import of_source, sources
+from caption_cache.captions import PROFILE, last_asked, of_source, sources
+from caption_cache.links import INVERSE
 from caption_cache.store import Store
 from kgc_seq2seq.graph.audit.findings import Finding, Severity, tell_triples
 from kgc_seq2seq.graph.audit.modalities import coverage
@@ -30,26 +31,55 @@ Bools = npt.NDArray[np.bool_]
 
 def audit_texts(dataset: Path, graph: KnowledgeGraph) -> Iterator[Finding]:
     """Check descriptions and captions against the test triples, and whose pairs are captioned."""
-    if any(graph.entity_descriptions):
-        yield coverage("descriptions", sum(map(bool, graph.entity_descriptions)),
-                       graph.num_entities)
-        yield from _recall(graph, graph.entity_descriptions, "descriptions", Severity.WARNING)
+    described = {entity: text for entity, text in enumerate(graph.entity_descriptions) if text}
+    if described:
+        yield coverage("descriptions", len(described), graph.num_entities)
+        yield from _recall(graph, described, "descriptions", "", Severity.WARNING)
     rows = Store(dataset).read()
+    ok = rows.filter(pc.equal(rows["status"], "ok"))
+    yield from _pairs(graph, ok.filter(pc.is_valid(ok["neighbour"])))
+    # A profile is asked for again when its entity gets more images.
+    rows = last_asked(rows)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
-    yield from _pairs(graph, rows.filter(pc.is_valid(rows["neighbour"])))
-    rows = rows.filter(pc.equal(rows["scope"], "entity"))
-    for source in sources(rows):
-        said = of_source(rows, source)
-        texts: dict[str, list[str]] = {}
-        for entity, text in zip(said["entity"].to_pylist(), said["text"].to_pylist(), strict=True):
-            texts.setdefault(entity, []).append(text)
-        by_entity = [" ".join(texts.get(key, ())) for key in graph.entity_ids]
-        yield coverage("captions", sum(map(bool, by_entity)), graph.num_entities,
-                       f" by {source.label}")
-        # A captioner that is asked nothing knows no name: what it says, it has seen.
-        blind = source.prompt_id is None and source.identity.captioner != CAPTIONER
-        yield from _recall(graph, by_entity, f"captions by {source.label}",
-                           Severity.INFO if blind else Severity.WARNING)
+    for scope in ("entity", *PROFILE, "relation"):
+        what = "captions" if scope == "entity" else f"{scope}-captions"
+        of_scope = rows.filter(pc.equal(rows["scope"], scope))
+        for source in sources(of_scope):
+            entities, subjects, said = _subjects(graph, of_source(of_scope, source))
+            texts: dict[int, list[str]] = {}
+            for subject, text in zip(subjects.tolist(), said, strict=True):
+                texts.setdefault(subject, []).append(text)
+            yield coverage(what, len(np.unique(entities)), graph.num_entities,
+                           f" by {source.label}")
+            # A captioner that is asked nothing knows no name: what it says, it has seen.
+            blind = source.prompt_id is None and source.identity.captioner != CAPTIONER
+            yield from _recall(graph, {key: " ".join(each) for key, each in texts.items()}, what,
+                               f" by {source.label}",
+                               Severity.INFO if blind else Severity.WARNING,
+                               by_question=scope == "relation")
+
+
+def _subjects(graph: KnowledgeGraph, rows: pa.Table) -> tuple[Longs, Longs, list[str]]:
+    """Of the texts about what the graph has: the entity, the subject, and the text.
+
+    The subject is the entity or, where the text is about a relation of it, that question.
+    """
+    ids = pa.array(graph.entity_ids, pa.string())
+    relations = pa.array([*graph.relation_ids, *(INVERSE + key for key in graph.relation_ids)],
+                         pa.string())
+    rows = rows.filter(pc.and_(
+        pc.is_in(rows["entity"], value_set=ids),
+        pc.or_(pc.is_null(rows["relation"]), pc.is_in(rows["relation"], value_set=relations))))
+    entities = pc.index_in(rows["entity"], value_set=ids).to_numpy()
+    asked = pc.index_in(rows["relation"], value_set=relations)
+    subjects = entities if asked.null_count else _questions(graph, entities, asked.to_numpy())
+    return entities, subjects, rows["text"].to_pylist()
+
+
+def _questions(graph: KnowledgeGraph, entities: Ints, relations: Ints) -> Longs:
+    """One int64 for each question, the same where two read the same."""
+    folded = graph.fold(np.stack([entities, relations], axis=1))
+    return graph.query_keys(folded[:, 0], folded[:, 1])
 
 
 def _pairs(graph: KnowledgeGraph, rows: pa.Table) -> Iterator[Finding]:
@@ -81,20 +111,26 @@ def _pair_keys(graph: KnowledgeGraph, one: Ints | Longs, other: Ints | Longs) ->
 
 
 def _recall(
-    graph: KnowledgeGraph, texts: Sequence[str], what: str, severity: Severity
+    graph: KnowledgeGraph, texts: Mapping[int, str], what: str, by: str, severity: Severity, *,
+    by_question: bool = False,
 ) -> Iterator[Finding]:
-    """How often the answer's name stands in the text of the query's entity."""
-    words = [_words(text) for text in texts]
+    """How often the answer's name stands in the text of the query's entity, or of the question."""
+    words = {subject: found for subject, text in texts.items() if (found := _words(text))}
     for end, other, given, asked in (("tail", "head", 0, 2), ("head", "tail", 2, 0)):
         random = np.random.default_rng(0)
-        triples = graph.test[np.array([bool(words[e]) for e in graph.test[:, given].tolist()],
-                                      bool)]
-        if not len(triples):
+        triples = graph.test
+        subjects: Ints | Longs = triples[:, given]
+        if by_question:
+            relations = triples[:, 1] if end == "tail" else graph.inverse(triples[:, 1])
+            subjects = _questions(graph, triples[:, given], relations)
+        chosen = np.flatnonzero([subject in words for subject in subjects.tolist()])
+        if not len(chosen):
             continue
-        if len(triples) > ASKED:
-            triples = triples[np.sort(random.choice(len(triples), ASKED, replace=False))]
-        gold = _named(graph, words, triples[:, given], triples[:, asked])
-        drawn = np.stack([_named(graph, words, triples[:, given],
+        if len(chosen) > ASKED:
+            chosen = chosen[np.sort(random.choice(len(chosen), ASKED, replace=False))]
+        triples, said = triples[chosen], [words[s] for s in subjects[chosen].tolist()]
+        gold = _named(graph, said, triples[:, asked])
+        drawn = np.stack([_named(graph, said,
                                  _random_answers(random, triples[:, 1], triples[:, asked]))
                           for _ in range(DRAWS)])
         excess = gold - drawn.mean(axis=0)
@@ -103,9 +139,9 @@ def _recall(
         if low <= 0:
             continue
         yield Finding(
-            f"{end}-in-{what.split()[0]}", severity, int(gold.sum()),
-            f"The {end}'s name stands in the {other}'s {what} in {gold.mean():.1%} of test, that "
-            f"of a random {end} of the same relation in {drawn.mean():.1%} (excess "
+            f"{end}-in-{what}", severity, int(gold.sum()),
+            f"The {end}'s name stands in the {other}'s {what}{by} in {gold.mean():.1%} of test, "
+            f"that of a random {end} of the same relation in {drawn.mean():.1%} (excess "
             f"{low:.1%} to {high:.1%}, 95 % confidence).",
             "report a names-only arm beside every result with these texts; a gain from them is "
             "no visual gain",
@@ -121,14 +157,13 @@ def _words(text: str) -> str:
 
 
 def _named(
-    graph: KnowledgeGraph, words: Sequence[str], given: Ints, asked: Ints
+    graph: KnowledgeGraph, said: Sequence[str], asked: Ints
 ) -> npt.NDArray[np.float64]:
     """Whether the name of each answer, what is in brackets left out, stands in the text."""
     wanted = {entity: _words(_SUFFIX.sub("", graph.entity_names[entity]))
               for entity in np.unique(asked).tolist()}
-    return np.array([bool(wanted[answer]) and wanted[answer] in words[entity]
-                     for entity, answer in zip(given.tolist(), asked.tolist(), strict=True)],
-                    np.float64)
+    return np.array([bool(wanted[answer]) and wanted[answer] in text
+                     for text, answer in zip(said, asked.tolist(), strict=True)], np.float64)
 
 
 def _random_answers(random: np.random.Generator, relations: Ints, answers: Ints) -> Ints:
