@@ -57,7 +57,7 @@ def evaluate_run(
     opened = open_run(run)
     return evaluate_split(run, split, opened.system,
                           Accelerator(cpu=not torch.accelerator.is_available()), ranker,
-                          opened.texts)
+                          opened.texts())
 
 
 def refuse_unfinished(run: Path) -> None:
@@ -87,7 +87,7 @@ def evaluate_split(
         system: The run's best model, or the fusion.
         accelerator: Knows the processes; all must call this.
         ranker: How; None: exactly.
-        texts: `Run.texts`: of others, what is kept counts for nothing.
+        texts: What `Run.texts` gives: of others, what is kept counts for nothing.
 
     Returns:
         What was written.

@@ -138,7 +138,7 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
     fusion = Fusion(config.method, None if alone else parts[0],
                     tuple(parts[-len(voices):]),
                     config.depth if config.method == "rerank" else None,
-                    {**asdict(config), "graph": graph.fingerprint, "texts": opened.texts})
+                    {**asdict(config), "graph": graph.fingerprint, "texts": opened.texts()})
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if not _is_fitted(out, fusion):
         _open_folder(out)
@@ -154,7 +154,7 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
     splits = ("valid", "test") if config.ranks == "exact" else ("test",)
     fused = open_run(out)
     return conclude(out, fused.system, accelerator, ranker_of(config.ranks, config.budget), splits,
-                    fused.texts)
+                    fused.texts())
 
 
 def _is_fitted(out: Path, fusion: Fusion) -> bool:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,8 +66,9 @@ class Run:
     """What answers."""
     caption_source: str | None = None
     """Whose captions those are, as `config.RunConfig` names it."""
-    texts: str | None = None
-    """`reading.texts_hash` of what its generator reads; None: it has no generator."""
+    texts: Callable[[], str | None] = lambda: None
+    """Gives `reading.texts_hash` of what its generator reads, which takes long where that is much;
+    None: it has no generator."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _open_generator(run: Path) -> Run:
     model.to(_device()).eval()  # type: ignore[arg-type]
     return Run("generator", dataset, captions.entity,
                Generator(verbalizer, ExactSearch(TreeDecoder(model), trie)),
-               config.caption_source, texts_hash(graph, captions, config))
+               config.caption_source, partial(texts_hash, graph, captions, config))
 
 
 def save_relations(run: Path, graph: KnowledgeGraph) -> None:
