@@ -351,7 +351,7 @@ def _choose(known: Sequence[Source], name: str | None, dataset: Path) -> Source:
         return found[0]
     raise InputError(f"{dataset} has captions by several sources; name one by the digits in "
                      "brackets, of a run in its config.yaml as caption_source: "
-                     f"{_labels(found)}.")
+                     f"'DIGITS', in quotes: {_labels(found)}.")
 
 
 def _labels(known: Sequence[Source]) -> str:

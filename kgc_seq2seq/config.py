@@ -164,7 +164,7 @@ def parse_config(
         raise InputError(f"{what.rstrip('.')}; see '{parser.prog} --help'.") from None
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """Quotes what YAML takes for a text, and jsonargparse for a number, such as ``1234e567``."""
 
 
@@ -176,12 +176,12 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'")
 
 
-_Dumper.add_representer(str, _represent)
+Dumper.add_representer(str, _represent)
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     """A configuration as YAML, in the order of its keys, as `RunConfig.load` reads it again."""
-    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 

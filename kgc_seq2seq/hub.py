@@ -34,9 +34,9 @@ def fetch_run(run: str | Path, revision: str | None = None) -> Path:
 
 
 def shared_name(model: str) -> str:
-    """What others may read of where a model came from: its name on a hub, or that of its folder."""
+    """What others may read of where a model came from: a hub's name, or ``./`` that of a folder."""
     path = Path(model)
-    return path.resolve().name if path.is_absolute() or path.is_dir() else model
+    return f"./{path.resolve().name}" if path.is_absolute() or path.is_dir() else model
 
 
 def why(error: Exception) -> str:

@@ -152,7 +152,8 @@ def _a_step(training: Mapping[str, Any]) -> str:
 
 
 def _is_hub_name(source: str | None) -> bool:
-    return source is not None and not Path(source).exists() and source.count("/") <= 1
+    return source is not None and source.count("/") <= 1 and not (
+        source.startswith("./") or Path(source).exists())
 
 
 def _result_table(results: dict[str, dict[str, Any]]) -> Iterator[str]:

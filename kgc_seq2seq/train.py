@@ -19,7 +19,7 @@ from caption_cache.captioners import load_captioner
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_config
+from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_config, read_yaml
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
@@ -35,6 +35,7 @@ from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.training.compiling import compile_model
 from kgc_seq2seq.training.denormals import no_denormals
 from kgc_seq2seq.training.kernels import keep_kernels
+from kgc_seq2seq.training.logs import read_metrics
 from kgc_seq2seq.training.loop import Task, has_ended, train
 from kgc_seq2seq.training.model import (
     count_parameters,
@@ -272,15 +273,23 @@ def is_new(run: Path) -> bool:
     A training that was killed before its first checkpoint begins anew, with a model or without.
 
     Raises:
-        InputError: It holds the model of a finished or unknown training, but nothing to go on from.
+        InputError: It holds the model of a training that is unknown, has ended, or came past its
+            first checkpoint, but nothing to go on from.
     """
     ours = (run / "config.yaml").is_file()
     if ours and any((run / "checkpoints").glob("step-*")):
         return False  # the checkpoints know whether the configurations agree
-    if (run / "model").is_dir() and ((run / "training.json").is_file() or not ours):
+    if (run / "model").is_dir() and (
+            not ours or (run / "training.json").is_file() or _has_come_far(run)):
         raise InputError(f"{run} holds a model but no checkpoints to go on from; choose another "
                          "--out, or --restart.")
     return True
+
+
+def _has_come_far(run: Path) -> bool:
+    """Whether a training came past its first checkpoint."""
+    first = read_yaml(run / "config.yaml")["training"]["checkpoint_every"]
+    return any(line["step"] > first for line in read_metrics(run))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 from bench_common import spread
 
 from caption_cache.disk import replacing
+from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluation.ranks import middle
 from kgc_seq2seq.evaluation.results import surest_result
 from kgc_seq2seq.graph.folder import read_graph
@@ -30,14 +31,9 @@ def run_folder(work: Path, row: str, seed: int) -> Path:
 
 
 def is_made(run: Path) -> bool:
-    """Whether a run has its result, and what it cost, which is written last."""
-    return _result(run, "test") is not None and run.with_suffix(".cost.json").is_file()
-
-
-def _result(run: Path, split: str) -> Path | None:
-    """The result of a run: exact, or certified where its plan asks for no more."""
-    path = run / "results" / f"{surest_result(run, split)}.json"
-    return path if path.is_file() else None
+    """Whether a run has its result, and what it cost."""
+    return (run / "results" / f"{surest_result(run, 'test')}.json").is_file() and (
+        run.with_suffix(".cost.json").is_file())
 
 
 def collect(
@@ -130,15 +126,14 @@ def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
 
 
 def _summary(name: str, runs: Sequence[Path]) -> dict[str, Any]:
-    tests, valids = ([json.loads(path.read_text("utf-8")) for run in runs
-                      if (path := _result(run, split))] for split in ("test", "valid"))
+    tests, valids = (_results(runs, split) for split in ("test", "valid"))
     costs = [json.loads(run.with_suffix(".cost.json").read_text("utf-8")) for run in runs]
     first = tests[0]
-    for run, test in zip(runs, tests, strict=True):
-        if key := _unlike(first["protocol"], test["protocol"]):
-            raise SystemExit(f"The row {name} has {key} {first['protocol'][key]} in {runs[0]}, "
-                             f"and {test['protocol'][key]} in {run}; remove the one that is not "
-                             "of the plan.")
+    said = [{**test["protocol"], **_planned(run)} for run, test in zip(runs, tests, strict=True)]
+    for run, theirs in zip(runs, said, strict=True):
+        if key := _unlike(said[0], theirs):
+            raise SystemExit(f"The row {name} has {key} {said[0][key]} in {runs[0]}, and "
+                             f"{theirs[key]} in {run}; remove the one that is not of the plan.")
     sides = {side: {metric: spread(middle(test[side][metric]) for test in tests)
                     for metric in first[side] if metric != "count"}
              for side in ("both", "tail", "head")}
@@ -150,8 +145,7 @@ def _summary(name: str, runs: Sequence[Path]) -> dict[str, Any]:
                                           for test in tests),
                             "count": values["both"]["count"]}
                  for relation, values in first["by_relation"].items()}
-    protocol = {key: value for key, value in first["protocol"].items()
-                if key not in ("seed", *EACH)}
+    protocol = {key: value for key, value in said[0].items() if key not in ("seed", *EACH)}
     return {
         "seeds": [int(run.name.removeprefix("seed-")) for run in runs], **sides,
         # Generators choose by a part of valid, and are not ranked on all of it.
@@ -168,6 +162,21 @@ def _summary(name: str, runs: Sequence[Path]) -> dict[str, Any]:
         "peak_memory_gib": spread(cost["peak_bytes"] / 2**30 for cost in costs),
         "protocol": protocol,
     }
+
+
+def _results(runs: Sequence[Path], split: str) -> list[dict[str, Any]]:
+    """The results of those runs that have one: certified where a run has no exact one."""
+    folders = [run / "results" for run in runs]
+    name = max((surest_result(run, split) for run in runs), key=len)  # ...-certified is longer
+    paths = [next((path for path in (folder / f"{name}.json", folder / f"{split}.json")
+                   if path.is_file()), None) for folder in folders]
+    return [json.loads(path.read_text("utf-8")) for path in paths if path]
+
+
+def _planned(run: Path) -> dict[str, int]:
+    """The steps that a training was given, of which ``training.patience`` may take fewer."""
+    training = read_yaml(run / "config.yaml").get("training")
+    return {"steps": training["steps"]} if training else {}
 
 
 def half_width(metric: float | Mapping[str, float]) -> float:

@@ -64,11 +64,16 @@ def test_the_command_line_overrides_the_file_wherever_that_stands(
 
 
 @pytest.mark.parametrize("text", ["1234e567", "12345678", "1e5", "nan", "true"])
-def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path: Path, text: str) -> None:
+def test_a_text_that_looks_like_a_number_stays_a_text(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As the digits of a source of captions may."""
     config = RunConfig("é", "o", caption_source=text)
     config.save(tmp_path / "c.yaml")
     assert RunConfig.load(tmp_path / "c.yaml") == config
+    assert cli.main(["config", str(tmp_path / "c.yaml")]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out, "utf-8")
+    assert RunConfig.load(tmp_path / "printed.yaml") == config
 
 
 def test_set_is_another_way_to_write_an_option() -> None:

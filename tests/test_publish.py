@@ -100,8 +100,12 @@ def test_nobody_learns_in_which_folder_a_model_lay(copied: Path, tmp_path: Path)
     config["model"] |= {"init": "pretrained", "pretrained": str(tmp_path / "mine" / "t5-small")}
     (copied / "config.yaml").write_text(yaml.safe_dump(config))
     export_run(copied, tmp_path / "out")
-    assert "fine-tuned from `t5-small`" in (tmp_path / "out" / "README.md").read_text()
-    assert RunConfig.load(tmp_path / "out" / "config.yaml").model.pretrained == "t5-small"
+    card = (tmp_path / "out" / "README.md").read_text()
+    # Of that name another may be on the hub.
+    assert "fine-tuned from `./t5-small`" in card and "base_model" not in card
+    assert RunConfig.load(tmp_path / "out" / "config.yaml").model.pretrained == "./t5-small"
+    export_run(tmp_path / "out", tmp_path / "again" / "out")
+    assert (tmp_path / "again" / "out" / "README.md").read_text() == card
     assert not [path for path in (tmp_path / "out").rglob("*")
                 if path.is_file() and str(tmp_path).encode() in path.read_bytes()]
 

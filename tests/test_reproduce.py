@@ -19,6 +19,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from kgc_seq2seq import cli
+
 PLAN = """
 entities: 30
 seeds: 2
@@ -258,8 +260,11 @@ def test_seeds_and_rows_that_were_made_elsewhere_stay_in_the_document(
     shutil.copy(runs / "seed-1.cost.json", runs / "seed-2.cost.json")
     result = runs / "seed-2" / "results" / "test.json"
     changed = json.loads(result.read_text())
-    changed["protocol"]["steps"] = 5
+    changed["protocol"]["steps"] = 3  # as training.patience ends it
     result.write_text(json.dumps(changed))
+    assert document("other", *second)["rows"]["DistMult"]["protocol"]["steps"] == 4
+    plan = runs / "seed-2" / "config.yaml"
+    plan.write_text(plan.read_text().replace("steps: 4", "steps: 5"))
     with pytest.raises(SystemExit, match=r"The row DistMult has steps 4 in .*seed-1, and 5 in "):
         document("other", *second)
 
@@ -295,6 +300,17 @@ def test_certified_rows_stand_with_the_middle_of_their_bracket(
     assert not (tmp_path / "out" / "MKG-Y" / "imported" / "MKG-Y" / "features").exists()
     row = document["rows"]["generator"]
     assert row["both"]["mrr"]["mean"] == pytest.approx(mrr["low"] + 0.001, abs=1e-4)
+    assert row["mrr_within"] == pytest.approx(0.001)
+
+    # One that has exact ranks too does not stand apart from the others.
+    second = run.with_name("seed-1")
+    shutil.copytree(run, second)
+    shutil.copy(run.with_suffix(".cost.json"), second.with_suffix(".cost.json"))
+    assert cli.main(["evaluate", str(second), "--split", "test"]) == 0
+    assert reproduce.main(words) == 0
+    document = json.loads((tmp_path / "reproduce-MKG-Y-tiny.json").read_text())
+    row = document["rows"]["generator"]
+    assert row["seeds"] == [0, 1] and row["protocol"]["ranks"] == "certified"
     assert row["mrr_within"] == pytest.approx(0.001)
 
 

@@ -95,6 +95,11 @@ def test_a_training_killed_between_its_first_model_and_checkpoint_begins_anew(
     assert "a model but no checkpoints" in error(capsys)
     shutil.rmtree(run / "results")
     (run / "training.json").unlink()
+    assert begin(words(tiny, run)) == 2  # nor the best model of one that lost its checkpoints
+    assert "a model but no checkpoints" in error(capsys)
+    metrics = run / "metrics.jsonl"
+    metrics.write_text("".join(line for line in metrics.read_text().splitlines(keepends=True)
+                               if json.loads(line)["step"] <= 4))
     assert begin([*words(tiny, run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["both"] == first["both"]
 

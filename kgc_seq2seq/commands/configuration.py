@@ -62,12 +62,15 @@ def _annotated(
     """Lines of YAML, each with the origin of its value; none where it opens a group."""
     import yaml
 
+    from kgc_seq2seq.config import Dumper
+
     indent = "  " * prefix.count(".")
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield f"{indent}{key}:", ""
             yield from _annotated(value, origins, f"{prefix}{key}.")
         else:
-            text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**31)
+            text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True,
+                             width=2**31)
             yield (f"{indent}{key}: " + text.removesuffix("...\n").strip(),
                    origins.get(prefix + key, "default"))
