@@ -185,14 +185,19 @@ def current_rows(dataset: Path) -> pa.Table:
     """
     rows = last_asked(Store(dataset).read())
     known = pa.array(read_entities(dataset).columns["id"], pa.string())
-    rows = rows.filter(pc.and_(
-        pc.is_in(rows["entity"], value_set=known),
-        pc.or_(pc.is_null(rows["neighbour"]), pc.is_in(rows["neighbour"], value_set=known))))
+    rows = rows.filter(_of_known(rows, known))
     if not has_images(dataset):
         return _by_paths(rows, known)
     places = find_places(dataset, rows, recall(Store(dataset).index), show_progress=False)
     rows = rows.set_column(rows.column_names.index("images"), "images", places.paths)
     return rows.take(np.argsort(places.first, kind="stable")[np.count_nonzero(places.first < 0):])
+
+
+def _of_known(rows: pa.Table, entities: pa.Array) -> pa.ChunkedArray:
+    """Whether rows are about entities that are known, as booleans."""
+    return pc.and_(
+        pc.is_in(rows["entity"], value_set=entities),
+        pc.or_(pc.is_null(rows["neighbour"]), pc.is_in(rows["neighbour"], value_set=entities)))
 
 
 def _by_paths(rows: pa.Table, entities: pa.Array) -> pa.Table:
@@ -271,14 +276,16 @@ def _imageless(rows: pa.Table, images: Sequence[ImageFile]) -> pa.Array:
 
 
 def still_shown(dataset: Path, rows: pa.Table) -> pa.Array:
-    """Whether the entities still have the images of each row, as booleans.
+    """Whether the entities of each row are there and still have its images, as booleans.
 
     Every image is read, whatever is remembered of it.
 
     Raises:
         InputError: The data set is malformed or has no images.
     """
-    return pa.array(find_places(dataset, rows, {}, show_progress=True).first >= 0)
+    known = pa.array(read_entities(dataset).columns["id"], pa.string())
+    places = find_places(dataset, rows, {}, show_progress=True)
+    return pc.and_(_of_known(rows, known), pa.array(places.first >= 0))
 
 
 def sources(rows: pa.Table) -> list[Source]:

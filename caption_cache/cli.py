@@ -100,7 +100,7 @@ def _parser(captioner: str | None) -> Parser:
     compact = parser.add_command("compact", _compact, "write all captions into few files")
     _dataset(compact)
     compact.add_argument("--prune", action="store_true",
-                         help="drop the captions of images that changed or are gone")
+                         help="drop the captions of images and entities that changed or are gone")
     gc = parser.add_command("gc", _gc, (
         "drop the texts of prompts or models no longer wanted, for good"))
     _dataset(gc)

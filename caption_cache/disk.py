@@ -48,6 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         if aside.is_dir() and path.is_dir():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            _remove(old)
             path.replace(old)
             aside.replace(path)
             shutil.rmtree(old)

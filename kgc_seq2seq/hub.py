@@ -35,8 +35,9 @@ def fetch_run(run: str | Path, revision: str | None = None) -> Path:
 
 def shared_name(model: str) -> str:
     """What others may read of where a model came from: a hub's name, or ``./`` that of a folder."""
-    path = Path(model)
-    return f"./{path.resolve().name}" if path.is_absolute() or path.is_dir() else model
+    if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model) and not Path(model).is_dir():
+        return model
+    return f"./{Path(model).resolve().name}"
 
 
 def why(error: Exception) -> str:

@@ -57,9 +57,10 @@ def model_card(run: Path, name: str, licence: str | None) -> str:
         (graph.entity_names, graph.relation_names), graph.train[0, :2], strict=True))
     captioned = writes and read_generator(first).input.reads_captions
     pretrained = config["model"].get("pretrained")
+    base = shared_name(pretrained) if pretrained else None
     data = ModelCardData(
         model_name=name, library_name="kgc-seq2seq", pipeline_tag="graph-ml", license=licence,
-        base_model=pretrained if _is_hub_name(pretrained) else None,
+        base_model=None if not base or base.startswith("./") else base,
         tags=["knowledge-graph-completion", "link-prediction", *["t5"] * writes,
               *["multimodal"] * captioned],
         eval_results=[EvalResult(
@@ -149,11 +150,6 @@ def _a_step(training: Mapping[str, Any]) -> str:
     if training.get("batch_tokens"):
         return f"at most {training['batch_tokens']:,} tokens"
     return f"{training['batch_size']} examples"
-
-
-def _is_hub_name(source: str | None) -> bool:
-    return source is not None and source.count("/") <= 1 and not (
-        source.startswith("./") or Path(source).exists())
 
 
 def _result_table(results: dict[str, dict[str, Any]]) -> Iterator[str]:

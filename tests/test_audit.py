@@ -149,17 +149,24 @@ def test_rules_and_leaks_equal_those_of_sets(seed: int) -> None:
     rows += [row for a, b in pairs.tolist()[:20] for row in ((a, 3, b), (b, 3, a))]
     triples = np.unique(np.array(rows, np.int32), axis=0)
     linked = [{(h, t) for h, r, t in rows if r == relation and h != t} for relation in range(4)]
-    same, inverse = set(), set()
+    symmetric = random.random(4) < 0.3
+    bodies = [{(min(pair), max(pair)) for pair in pairs} if said else pairs
+              for pairs, said in zip(linked, symmetric, strict=True)]
+    turn = [{(t, h) for h, t in pairs} for pairs in linked]
+    linked, turn = ([one | other if said else one for one, other, said in zip(
+        *sides, symmetric, strict=True)] for sides in ((linked, turn), (turn, linked)))
+    same, inverse = set(), {relation * 5 for relation in np.flatnonzero(symmetric).tolist()}
     for body in range(4):
         for head in range(4):
-            straight = len(linked[body] & linked[head])
-            turned = len(linked[body] & {(t, h) for h, t in linked[head]})
-            enough = max(SUPPORT, CONFIDENCE * len(linked[body]))
+            both = linked[head] | turn[head]
+            straight = len(bodies[body] & (both if symmetric[body] else linked[head]))
+            turned = len(bodies[body] & (both if symmetric[body] else turn[head]))
+            enough = max(SUPPORT, CONFIDENCE * len(bodies[body]))
             if body != head and straight >= enough:
                 same.add(body * 4 + head)
             if turned >= enough:
                 inverse.add(body * 4 + head)
-    rules = RelationRules.find(triples, 9, 4)
+    rules = RelationRules.find(triples, 9, 4, symmetric)
     assert (set(rules.same.tolist()), set(rules.inverse.tolist())) == (same, inverse)
     held = triples[random.permutation(len(triples))]
     test, train = held[:20], held[20:]
@@ -436,7 +443,7 @@ def test_new_splits_leak_nothing_and_hide_nothing(seed: int, keep_test: bool) ->
     if keep_test:
         assert np.array_equal(splits["test"], graph.test)
     rows = np.unique(np.array(sorted(everything), np.int32), axis=0)
-    rules = RelationRules.find(rows, graph.num_entities, graph.num_relations)
+    rules = RelationRules.find(rows, graph.num_entities, graph.num_relations, graph.symmetric)
     for leaks in rules.leaks(splits["valid"], splits["train"]).values():
         assert not leaks.any()
 

@@ -147,8 +147,11 @@ def test_what_a_killed_writer_of_our_number_left_is_in_nobodys_way(tmp_path: Pat
     """In a container every process may be the first."""
     (tmp_path / f".folder.{os.getpid()}.aside").mkdir()
     (tmp_path / f".folder.{os.getpid()}.aside" / "half").touch()
-    with replacing(tmp_path / "folder") as aside:
-        aside.mkdir()
+    (tmp_path / f".folder.{os.getpid()}.old").mkdir()
+    (tmp_path / f".folder.{os.getpid()}.old" / "half").touch()
+    for _ in range(2):
+        with replacing(tmp_path / "folder") as aside:
+            aside.mkdir()
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 

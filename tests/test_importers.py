@@ -25,6 +25,7 @@ from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.importers import FORMATS, ImportConfig, import_dataset
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.names import Policy
+from kgc_seq2seq.graph.subset import subset_dataset
 
 SHARED = Path(os.environ.get("KGC_SHARED", ROOT.parent / "shared")) / "data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not at hand")
@@ -589,8 +590,10 @@ def test_splits_are_not_drawn_anew_under_names_that_tell_facts(tmp_path: Path) -
     for policy, refused in ((Policy.ID, False), (Policy.RELATION_HINT, True)):
         out = tmp_path / policy
         import_dataset(ImportConfig("kgbert", source, out, on_collision=policy))
-        again = ["split", str(out), str(tmp_path / f"{policy} again")]
-        assert cli.main(again) == (2 if refused else 0)
+        subset_dataset(out, tmp_path / f"{policy} part", 9)  # which keeps these names
+        for folder in (out, tmp_path / f"{policy} part"):
+            again = ["split", str(folder), f"{folder} again", "--valid", "0.2", "--test", "0.2"]
+            assert cli.main(again) == (2 if refused else 0)
 
 
 @real

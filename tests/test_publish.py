@@ -18,9 +18,12 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from caption_cache.build import build
-from caption_cache.captioners import load_captioner
-from caption_cache.captions import read_captions
+from caption_cache.captioners import Identity, load_captioner
+from caption_cache.captions import read_captions, read_link_captions
 from caption_cache.errors import InputError
+from caption_cache.images import content_hash
+from caption_cache.source import Source
+from caption_cache.store import Row, Store
 from kgc_seq2seq import cli, export, hub, train
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.config import RunConfig
@@ -76,6 +79,31 @@ def test_captions_go_along_in_their_order_and_only_where_they_are_read(
     assert not (tmp_path / "reads-none-exported" / "dataset" / "captions").exists()
 
 
+def test_captions_of_pairs_go_along_in_their_order(tiny: Path, tmp_path: Path) -> None:
+    """Whatever their images are called."""
+    (tiny / "images").mkdir()
+    (tiny / "images.tsv").write_text("entity\tpath\ne0\timages/z.png\ne1\timages/a.png\n")
+    source = Source(Identity("vlm", "m", "r"), "pair-1", "x")
+    with Store(tiny).writing() as store:
+        for name in "az":
+            image = tiny / "images" / f"{name}.png"
+            image.write_bytes(name.encode())
+            digest = content_hash(name.encode())
+            store.add([Row(
+                key=source.key("q", [digest]), scope="pair", entity="e0", neighbour="e1",
+                relation=None, images=[f"images/{name}.png"], image_hashes=[digest], prompt="q",
+                text=f"shows {name}", status="ok", reason=None, seconds=0.0, **source.columns)])
+    said = read_link_captions(tiny, "pair").texts
+    assert said["e0", "e1"] == "shows z | shows a"
+    assert train.main([
+        "--dataset", str(tiny), "--out", str(tmp_path / "run"), "--input.caption_scopes",
+        "[pair]", "--model.d_model", "16", "--model.d_ff", "16", "--model.num_heads", "2",
+        "--tokenizer.pieces", "80", "--tokenizer.words", "20", "--training.steps", "2",
+        "--training.batch_size", "4"]) == 0
+    export_run(tmp_path / "run", tmp_path / "exported")
+    assert read_link_captions(tmp_path / "exported" / "dataset", "pair").texts == said
+
+
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
     """A copy of the run, to change."""
@@ -85,6 +113,15 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     config["dataset"] = str((trained / config["dataset"]).resolve())
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     return run
+
+
+@pytest.mark.parametrize("model, shown", [
+    ("t5-small", "t5-small"), ("google/t5-v1_1-small", "google/t5-v1_1-small"),
+    ("/home/me/t5", "./t5"), ("../client/t5", "./t5"), ("a/b/c", "./c"), ("./t5", "./t5")])
+def test_a_folder_is_called_by_its_own_name_and_never_like_a_model_of_the_hub(
+    model: str, shown: str
+) -> None:
+    assert hub.shared_name(model) == shown
 
 
 def test_the_card_names_the_budget_of_a_step(copied: Path) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kgc_seq2seq.graph.csr import Csr, Ints, Longs
+from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows
 
 CONFIDENCE = 0.8
 """Share of the pairs of a relation that must be linked by the other for a rule to hold."""
 SUPPORT = 10
 """Number of pairs that must be linked by both."""
-Kinds = dict[str, npt.NDArray[np.bool_]]
+Bools = npt.NDArray[np.bool_]
+Kinds = dict[str, Bools]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,23 +32,49 @@ class RelationRules:
     same: Longs
     """Rules that keep the direction, ascending int64 [K]: ``body * R + head``."""
     inverse: Longs
-    """Rules that turn it, likewise; with ``body = head`` the relation is symmetric."""
+    """Rules that turn it, likewise; with ``body = head`` the relation is symmetric, or said to
+    be."""
 
     @classmethod
-    def find(cls, triples: Ints, num_entities: int, num_relations: int) -> RelationRules:
-        """Find the rules that hold on distinct triples, int32 [n, 3]; self-loops do not count."""
+    def find(
+        cls, triples: Ints, num_entities: int, num_relations: int, symmetric: Bools
+    ) -> RelationRules:
+        """Find the rules that hold on triples; self-loops do not count.
+
+        Args:
+            triples: Distinct, int32 [n, 3].
+            num_entities: N.
+            num_relations: R.
+            symmetric: Which relations are said to be symmetric, bool [R]: their facts count both
+                ways, and say the same as another that has them in either direction.
+        """
         triples = triples[triples[:, 0] != triples[:, 2]]
-        pairs = _by_pair(triples, num_entities)
+        said = symmetric[triples[:, 1]]
+        swapped = np.flatnonzero(said & (triples[:, 0] > triples[:, 2]))
+        triples[swapped] = triples[swapped, ::-1]
+        triples = distinct_rows(triples)
+        said = symmetric[triples[:, 1]]
+        pairs = _by_pair(np.concatenate([triples, triples[said, ::-1]]), num_entities)
         sizes = np.bincount(triples[:, 1], minlength=num_relations)
-        found = []
+        # Each triple with each relation that links its pair, forwards and backwards.
+        linked = []
         for backwards in (False, True):
             owner, others = pairs.rows(_pair_keys(triples, num_entities, backwards))
-            rules, both = np.unique(triples[owner, 1].astype(np.int64) * num_relations + others,
+            linked.append(owner * num_relations + others)
+        either = np.unique(np.concatenate([codes[said[codes // num_relations]]
+                                           for codes in linked]))
+        found = []
+        for backwards, codes in zip((False, True), linked, strict=True):
+            codes = np.concatenate([codes[~said[codes // num_relations]], either])
+            owner, others = np.divmod(codes, num_relations)
+            rules, both = np.unique(triples[owner, 1] * np.int64(num_relations) + others,
                                     return_counts=True)
             body, head = np.divmod(rules, num_relations)
             holds = (both >= SUPPORT) & (both >= CONFIDENCE * sizes[body])
             found.append(rules[holds & ((body != head) | backwards)])
-        return cls(num_entities, num_relations, *found)
+        same, inverse = found
+        return cls(num_entities, num_relations, same, np.union1d(
+            inverse, np.flatnonzero(symmetric) * (num_relations + 1)))
 
     def leaks(self, triples: Ints, train: Ints) -> Kinds:
         """Which facts follow from a train fact by a rule.

@@ -74,8 +74,7 @@ def split_dataset(source: Path, out: Path, config: SplitConfig) -> SplitReport:
             triples are too few for the shares, or names tell facts.
     """
     refuse_taken(out)
-    hinted = str(read_about(source).get("names", "")).endswith(Policy.RELATION_HINT)
-    if hinted and (source / "collisions.tsv").is_file():
+    if str(read_about(source).get("names", "")).endswith(Policy.RELATION_HINT):
         raise InputError(f"Names of {source} tell facts of its train split, which may be drawn "
                          "into valid or test; import it again with --on-collision description or "
                          "id.")
@@ -121,7 +120,8 @@ def draw_splits(graph: KnowledgeGraph, config: SplitConfig) -> dict[str, Ints]:
         int32 [n, 3] by split.
     """
     everything = distinct_rows(np.concatenate([graph.train, graph.valid, graph.test]))
-    kin = RelationRules.find(everything, graph.num_entities, graph.num_relations).clusters()
+    kin = RelationRules.find(
+        everything, graph.num_entities, graph.num_relations, graph.symmetric).clusters()
     if not config.keep_test:
         return dict(zip(SPLITS, carve(everything, config.valid, config.test, config.seed, kin),
                         strict=True))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows, expand_spans
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.graph.relation_rules import CONFIDENCE, SUPPORT
+from kgc_seq2seq.graph.relation_rules import RelationRules
 from kgc_seq2seq.text.input_config import InputConfig
 
 Bools = npt.NDArray[np.bool_]
@@ -189,17 +190,15 @@ class Context:
 
     @cached_property
     def _states(self) -> Bools:
-        """Whether a fact of the second relation states one of the first, bool [2R, 2R].
-
-        As `relation_rules` has it, of folded relations: a fact of a symmetric one is said both
-        ways, and states one of another relation whichever way round that is.
-        """
-        facts, count = self.graph.training_queries, self.graph.num_relations
-        both = self._linked(facts[facts[:, 0] != facts[:, 2]])
-        pairs, symmetric = np.diag(both), np.tile(self.graph.symmetric, 2)
-        both = both + np.where(symmetric, np.roll(both, count, 0), 0)
-        states: Bools = np.tile(np.eye(count, dtype=bool), (2, 2))
-        states |= (both >= np.where(symmetric, 2, 1) * SUPPORT) & (both >= CONFIDENCE * pairs)
+        """Whether a fact of the second relation states one of the first, bool [2R, 2R]."""
+        graph, count = self.graph, self.graph.num_relations
+        rules = RelationRules.find(
+            distinct_rows(graph.train), graph.num_entities, count, graph.symmetric)
+        states = np.tile(np.eye(count, dtype=bool), (2, 2))
+        body, head = np.divmod(rules.same, count)
+        states[head, body] = states[head + count, body + count] = True
+        body, head = np.divmod(rules.inverse, count)
+        states[head + count, body] = states[head, body + count] = True
         return states
 
     @cached_property
@@ -217,25 +216,22 @@ class Context:
 
         0 where both are the same: a fact of the asked relation has another answer.
         """
-        both = self._linked(self.graph.training_queries)
+        head, relation, tail = self.graph.training_queries.T.astype(np.int64)
+        both = self._joined(head * self.graph.num_entities + tail, relation)
         confidence: npt.NDArray[np.float64] = both / np.maximum(np.diag(both), 1)
         np.fill_diagonal(confidence, 0)
         return confidence
-
-    def _linked(self, facts: Ints) -> Longs:
-        """How many pairs of entities both of two relations link, [2R, 2R], of distinct facts."""
-        head, relation, tail = facts.T.astype(np.int64)
-        return self._joined(head * self.graph.num_entities + tail, relation)
 
     def _joined(self, key: Longs, relation: Longs) -> Longs:
         """How many keys have both of two relations, [2R, 2R], of distinct keys and relations."""
         size = 2 * self.graph.num_relations
         own = Csr.group(key, relation.astype(np.int32))
         both = np.zeros(size * size, np.int64)
-        rows = max(1, _JOINED_AT_ONCE // size)
-        for start in range(0, len(key), rows):
-            owner, others = own.rows(key[start : start + rows])
-            both += np.bincount(relation[start : start + rows][owner] * size + others,
+        lengths = own.spans(key)[1]
+        cuts = np.searchsorted(np.cumsum(lengths), np.arange(0, lengths.sum(), _JOINED_AT_ONCE))
+        for start, end in pairwise(np.unique([*cuts, len(key)]).tolist()):
+            owner, others = own.rows(key[start:end])
+            both += np.bincount(relation[start:end][owner] * size + others,
                                 minlength=size * size)
         return both.reshape(size, size)
 

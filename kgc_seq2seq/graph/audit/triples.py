@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -169,10 +168,8 @@ def _unseen(graph: KnowledgeGraph) -> Iterator[Finding]:
 
 def _relation_leaks(graph: KnowledgeGraph, train: Ints) -> Iterator[Finding]:
     everything = distinct_rows(np.concatenate([train, graph.valid, graph.test]))
-    rules = RelationRules.find(everything, graph.num_entities, graph.num_relations)
-    # One that is said to be symmetric need not show it.
-    symmetric = np.flatnonzero(graph.symmetric) * (graph.num_relations + 1)
-    rules = replace(rules, inverse=np.union1d(rules.inverse, symmetric))
+    rules = RelationRules.find(
+        everything, graph.num_entities, graph.num_relations, graph.symmetric)
     for split in ("valid", "test"):
         triples = graph.split(split)
         for kind, leaks in rules.leaks(triples, train).items():

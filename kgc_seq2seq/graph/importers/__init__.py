@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -139,7 +140,8 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
     splits, how = raw.splits, "those of the source"
     if "all" in splits:
         facts = distinct_rows(splits["all"])
-        kin = RelationRules.find(facts, len(ids), len(relation_ids)).clusters()
+        said = np.zeros(len(relation_ids), bool)  # their inverses have names of their own
+        kin = RelationRules.find(facts, len(ids), len(relation_ids), said).clusters()
         parts = carve(facts, config.valid, config.test, config.seed, kin)
         splits = dict(zip(SPLITS, parts, strict=True))
         how = (f"the source is one set of triples, so valid ({config.valid:.0%}) and test "
@@ -181,7 +183,8 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
                 "source": f"{config.format} files of {config.source.name}",
                 "licence": "that of the source",
                 "splits": how,
-                "names": f"collisions resolved by {config.on_collision}", "notes": notes})
+                "names": (f"collisions resolved by {config.on_collision}" if collisions
+                          else "without collisions"), "notes": notes})
     except OSError as error:
         raise cannot_write(config.out, error) from None
     return ImportReport(
