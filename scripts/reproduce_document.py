@@ -16,7 +16,7 @@ from bench_common import spread
 from caption_cache.disk import replacing
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluation.ranks import middle
-from kgc_seq2seq.evaluation.results import surest_result
+from kgc_seq2seq.evaluation.results import result_name, surest_result
 from kgc_seq2seq.graph.folder import read_graph
 
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
@@ -166,11 +166,12 @@ def _summary(name: str, runs: Sequence[Path]) -> dict[str, Any]:
 
 def _results(runs: Sequence[Path], split: str) -> list[dict[str, Any]]:
     """The results of those runs that have one: certified where a run has no exact one."""
-    folders = [run / "results" for run in runs]
-    name = max((surest_result(run, split) for run in runs), key=len)  # ...-certified is longer
-    paths = [next((path for path in (folder / f"{name}.json", folder / f"{split}.json")
-                   if path.is_file()), None) for folder in folders]
-    return [json.loads(path.read_text("utf-8")) for path in paths if path]
+    certified = result_name(split, "certified")
+    some_only = any(surest_result(run, split) == certified for run in runs)
+    names = [certified, split] if some_only else [split]
+    found = ([path for name in names if (path := run / "results" / f"{name}.json").is_file()]
+             for run in runs)
+    return [json.loads(paths[0].read_text("utf-8")) for paths in found if paths]
 
 
 def _planned(run: Path) -> dict[str, int]:

@@ -166,7 +166,7 @@ def test_rules_and_leaks_equal_those_of_sets(seed: int) -> None:
                 same.add(body * 4 + head)
             if turned >= enough:
                 inverse.add(body * 4 + head)
-    rules = RelationRules.find(triples, 9, 4, symmetric)
+    rules = RelationRules.find(np.concatenate([triples, triples[::2]]), 9, 4, symmetric)
     assert (set(rules.same.tolist()), set(rules.inverse.tolist())) == (same, inverse)
     held = triples[random.permutation(len(triples))]
     test, train = held[:20], held[20:]

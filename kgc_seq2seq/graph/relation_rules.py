@@ -39,10 +39,10 @@ class RelationRules:
     def find(
         cls, triples: Ints, num_entities: int, num_relations: int, symmetric: Bools
     ) -> RelationRules:
-        """Find the rules that hold on triples; self-loops do not count.
+        """Find the rules that hold on triples; repeats and self-loops do not count.
 
         Args:
-            triples: Distinct, int32 [n, 3].
+            triples: int32 [n, 3].
             num_entities: N.
             num_relations: R.
             symmetric: Which relations are said to be symmetric, bool [R]: their facts count both

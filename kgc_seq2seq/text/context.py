@@ -192,8 +192,7 @@ class Context:
     def _states(self) -> Bools:
         """Whether a fact of the second relation states one of the first, bool [2R, 2R]."""
         graph, count = self.graph, self.graph.num_relations
-        rules = RelationRules.find(
-            distinct_rows(graph.train), graph.num_entities, count, graph.symmetric)
+        rules = RelationRules.find(graph.train, graph.num_entities, count, graph.symmetric)
         states = np.tile(np.eye(count, dtype=bool), (2, 2))
         body, head = np.divmod(rules.same, count)
         states[head, body] = states[head + count, body + count] = True
