@@ -15,8 +15,10 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import torch
 from accelerate import Accelerator
 from bench_common import bench_parser, finish
 from datasets import Dataset
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
@@ -58,25 +61,39 @@ MODELS = {
 
 @dataclass
 class Clock:
-    """When each step of a window began, and what it trained on."""
+    """When the first and the last step of a window ended, and what it trained on."""
 
-    begun: list[float] = field(default_factory=list)
+    steps: int
+    ended: list[float] = field(default_factory=list)
     examples: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
     def note(self, batch: Mapping[str, torch.Tensor]) -> None:
-        """Take in a batch as it is made, just before its step."""
-        self.begun.append(time.perf_counter())
+        """Take in a batch as it is made, which may be some steps early."""
         self.examples.append(len(batch["labels"]))
         self.tokens.append(batch["input_ids"].numel() + batch["labels"].numel())
 
-    def end(self) -> None:
-        """Note the end of the last step."""
-        self.begun.append(time.perf_counter())
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Look at the time as soon as the weights have had their first and their last step."""
+        done = count(1)
+
+        def after_step(*_: object) -> None:
+            if next(done) in (1, self.steps):
+                if torch.accelerator.is_available():
+                    torch.accelerator.synchronize()
+                self.ended.append(time.perf_counter())
+
+        handle = register_optimizer_step_post_hook(after_step)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def speed(self) -> float:
         """Examples a second, without the first step."""
-        return sum(self.examples[1:]) / (self.begun[-1] - self.begun[1])
+        first, last = self.ended
+        return sum(self.examples[1:]) / (last - first)
 
     def tokens_a_step(self) -> float:
         """Mean number of tokens in a batch, padding included."""
@@ -135,7 +152,8 @@ def make_sides(
         "labels": [row[row != IGNORED].tolist() for row in targets]})
 
     def ours(batch_size: int) -> Clock:
-        clock, model = Clock(), make_model(config, tokenizer, seed=0)
+        clock = Clock(steps=len(queries) // batch_size)
+        model = make_model(config, tokenizer, seed=0)
 
         def make(numbers: Longs, epoch: int) -> Examples:
             examples = verbalizer.examples(queries[numbers], epoch)
@@ -147,20 +165,17 @@ def make_sides(
 
             return replace(examples, batch=noted)
 
-        def clock_end() -> float:
-            clock.end()
-            return 0.0
-
-        task = Seq2Seq(model, len(queries), make, clock_end, 0.0)
-        with tempfile.TemporaryDirectory(dir=scratch) as run:
+        task = Seq2Seq(model, len(queries), make, lambda: 0.0, 0.0)
+        with tempfile.TemporaryDirectory(dir=scratch) as run, clock.running():
             train(task, Accelerator(cpu=not torch.accelerator.is_available()), TrainingConfig(
-                steps=len(queries) // batch_size, batch_size=batch_size, validate_every=10**6,
+                steps=clock.steps, batch_size=batch_size, validate_every=10**6,
                 checkpoint_every=10**6), OptimizerConfig(
                     name="adamw", learning_rate=1e-3), run=Path(run), seed=0, identity={})
         return clock
 
     def trainer(batch_size: int, **options: Any) -> Clock:
-        clock, model = Clock(), make_model(config, tokenizer, seed=0)
+        clock = Clock(steps=len(queries) // batch_size)
+        model = make_model(config, tokenizer, seed=0)
         collate = DataCollatorForSeq2Seq(tokenizer, model)
 
         def make_batch(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -177,8 +192,8 @@ def make_sides(
                 data_collator=make_batch, train_dataset=rows,
                 processing_class=tokenizer)
             training.remove_callback(PrinterCallback)  # standard output is for the result
-            training.train()
-        clock.end()
+            with clock.running():
+                training.train()
         return clock
 
     return {"ours": ours, "trainer": trainer,

@@ -85,9 +85,6 @@ class Handler(BaseHTTPRequestHandler):
             getattr(self, f"act_{server.next_act(reds[0])}")(body, reds)
         except ConnectionError:
             pass  # the client has lost its patience
-        finally:
-            with server.lock:
-                server.busy -= 1
 
     def send(self, code: int, text: str, **headers: str) -> None:
         data = text.encode()
@@ -99,6 +96,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def act_well(self, body: dict[str, Any], reds: list[int]) -> None:
+        with self.server.lock:  # no later: who is answered may ask the next at once
+            self.server.busy -= 1
         choice: dict[str, Any] = {"message": {
             "role": "assistant", "content": " shows " + " ".join(map(str, reds)) + "\n"}}
         if body.get("logprobs"):
