@@ -345,6 +345,32 @@ def test_relation_captions_that_name_the_answer_are_noticed(
         assert (finding.severity, finding.count) == (Severity.WARNING, len(graph.test))
 
 
+@pytest.mark.parametrize("scope", ["pair", "summary"])
+def test_pair_captions_that_name_a_third_that_is_asked_for_are_noticed(
+    nations_folder: Path, scope: str
+) -> None:
+    graph = read_graph(nations_folder)
+    ids, names = graph.entity_ids, graph.entity_names
+    unlinked = graph.test[~graph.linked_in_train(graph.test)]
+    pairs = {(h, n) for h in set(unlinked[:, 0].tolist())
+             for n in graph.neighbours[h][:, 1].tolist()[:2]}
+    named = {h: " and ".join(names[t] for t in unlinked[unlinked[:, 0] == h, 2].tolist())
+             for h, _ in pairs}
+    asked = {"scope": scope, "prompt_id": f"{scope}-1", "prompt_hash": "1"}
+
+    def say(texts: dict[tuple[int, int], str]) -> dict[str, Finding]:
+        """Write down texts about pairs, each of which may stand either way round."""
+        with Store(nations_folder).writing() as writer:
+            writer.add([caption(ids[max(pair)], text, neighbour=ids[min(pair)], **asked)
+                        for pair, text in texts.items()])
+        return found(nations_folder)
+
+    ends = {f"{end}-in-{scope}-captions" for end in ("head", "tail")}
+    assert not ends & say(dict.fromkeys(pairs, "Both are there.")).keys()
+    finding = say({(h, n): f"Both know {named[h]}." for h, n in pairs})[f"tail-in-{scope}-captions"]
+    assert (finding.severity, finding.count) == (Severity.WARNING, len(unlinked))
+
+
 def test_captions_from_the_pixels_alone_are_no_leak(nations: Path) -> None:
     assert loud(nations) == set()
     told = found(nations)["tail-in-captions"]  # flags show their colours

@@ -8,6 +8,7 @@ import math
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         if server.gate is not None:
             server.gate.wait(timeout=30)
         self.close_connection = True
-        try:
+        with suppress(ConnectionError):  # the client has lost its patience
             getattr(self, f"act_{server.next_act(reds[0])}")(body, reds)
-        except ConnectionError:
-            pass  # the client has lost its patience
 
     def send(self, code: int, text: str, **headers: str) -> None:
         data = text.encode()

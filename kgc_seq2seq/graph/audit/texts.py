@@ -41,7 +41,7 @@ def audit_texts(dataset: Path, graph: KnowledgeGraph) -> Iterator[Finding]:
     # A profile is asked for again when its entity gets more images.
     rows = last_asked(rows)
     rows = rows.filter(pc.equal(rows["status"], "ok"))
-    for scope in ("entity", *PROFILE, "relation"):
+    for scope in ("entity", *PROFILE, "relation", "pair", "summary"):
         what = "captions" if scope == "entity" else f"{scope}-captions"
         of_scope = rows.filter(pc.equal(rows["scope"], scope))
         for source in sources(of_scope):
@@ -56,13 +56,15 @@ def audit_texts(dataset: Path, graph: KnowledgeGraph) -> Iterator[Finding]:
             yield from _recall(graph, {key: " ".join(each) for key, each in texts.items()}, what,
                                f" by {source.label}",
                                Severity.INFO if blind else Severity.WARNING,
-                               by_question=scope == "relation")
+                               by_question=scope == "relation",
+                               by_pair=scope in ("pair", "summary"))
 
 
 def _subjects(graph: KnowledgeGraph, rows: pa.Table) -> tuple[Longs, Longs, list[str]]:
     """Of the texts about what the graph has: the entity, the subject, and the text.
 
-    The subject is the entity or, where the text is about a relation of it, that question.
+    The subject is the entity or, where the text is about a relation of it, that question. A text
+    about a pair stands there for each of the two.
     """
     ids = pa.array(graph.entity_ids, pa.string())
     relations = pa.array([*graph.relation_ids, *(INVERSE + key for key in graph.relation_ids)],
@@ -70,6 +72,9 @@ def _subjects(graph: KnowledgeGraph, rows: pa.Table) -> tuple[Longs, Longs, list
     rows = rows.filter(pc.and_(
         pc.is_in(rows["entity"], value_set=ids),
         pc.or_(pc.is_null(rows["relation"]), pc.is_in(rows["relation"], value_set=relations))))
+    pairs = rows.filter(pc.is_in(rows["neighbour"], value_set=ids))
+    rows = pa.concat_tables([rows, pairs.set_column(
+        pairs.column_names.index("entity"), "entity", pairs["neighbour"])])
     entities = pc.index_in(rows["entity"], value_set=ids).to_numpy()
     asked = pc.index_in(rows["relation"], value_set=relations)
     subjects = entities if asked.null_count else _questions(graph, entities, asked.to_numpy())
@@ -112,13 +117,18 @@ def _pair_keys(graph: KnowledgeGraph, one: Ints | Longs, other: Ints | Longs) ->
 
 def _recall(
     graph: KnowledgeGraph, texts: Mapping[int, str], what: str, by: str, severity: Severity, *,
-    by_question: bool = False,
+    by_question: bool = False, by_pair: bool = False,
 ) -> Iterator[Finding]:
-    """How often the answer's name stands in the text of the query's entity, or of the question."""
+    """How often the answer's name stands in the text of the query's entity, or of the question.
+
+    Texts about pairs name both, and train has told of these: there only others are asked for.
+    """
+    asked_for = graph.test[~graph.linked_in_train(graph.test)] if by_pair else graph.test
+    of = "the facts of test whose ends train does not link" if by_pair else "test"
     words = {subject: found for subject, text in texts.items() if (found := _words(text))}
     for end, other, given, asked in (("tail", "head", 0, 2), ("head", "tail", 2, 0)):
         random = np.random.default_rng(0)
-        triples = graph.test
+        triples = asked_for
         subjects: Ints | Longs = triples[:, given]
         if by_question:
             relations = triples[:, 1] if end == "tail" else graph.inverse(triples[:, 1])
@@ -140,7 +150,7 @@ def _recall(
             continue
         yield Finding(
             f"{end}-in-{what}", severity, int(gold.sum()),
-            f"The {end}'s name stands in the {other}'s {what}{by} in {gold.mean():.1%} of test, "
+            f"The {end}'s name stands in the {other}'s {what}{by} in {gold.mean():.1%} of {of}, "
             f"that of a random {end} of the same relation in {drawn.mean():.1%} (excess "
             f"{low:.1%} to {high:.1%}, 95 % confidence).",
             "report a names-only arm beside every result with these texts; a gain from them is "
