@@ -254,6 +254,14 @@ def decode(data: bytes) -> Image.Image:
         raise ImageError(Flaw.DAMAGED) from None
 
 
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """The image, neither side longer than ``side`` pixels."""
+    if max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side))
+    return image
+
+
 def open_or_none(root: Path, path: str) -> Image.Image | None:
     """As `decode` of `read_bytes`; None where that fails: the audit and the captioning say why."""
     try:

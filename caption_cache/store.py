@@ -252,8 +252,11 @@ def read_part(part: Path) -> pa.Table:
 
 
 def _new_part(folder: Path) -> Path:
-    # Names sort by time; the random end keeps processes apart.
-    return folder / f"part-{time.time_ns():020d}-{secrets.token_hex(4)}.parquet"
+    # Names sort by time, and where a clock is behind another's, after what is there; the random
+    # end keeps processes apart.
+    there = (path.name.split("-")[1] for path in folder.glob("part-*.parquet"))
+    last = max((int(number) for number in there if number.isdecimal()), default=0)
+    return folder / f"part-{max(time.time_ns(), last + 1):020d}-{secrets.token_hex(4)}.parquet"
 
 
 def _write(table: pa.Table, part: Path) -> None:

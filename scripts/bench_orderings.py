@@ -38,6 +38,9 @@ def main() -> None:
 def measure(graph: KnowledgeGraph, *, implying: bool, quick: bool) -> dict[str, Any]:
     """By ordering and number of facts: those read in the mean, and the share of answers read."""
     triples = graph.valid[graph.linked_in_train(graph.valid)][: 100 if quick else None]
+    if not len(triples):
+        raise SystemExit(f"{graph.name}: train links the two entities of no fact of valid, so "
+                         "there is nothing to copy; give another data set.")
     queries = graph.fold(graph.queries(triples))
     found: dict[str, Any] = {"queries": len(queries)}
     for ordering in get_args(Ordering):

@@ -21,3 +21,11 @@ def test_a_peak_is_that_of_the_process_alone() -> None:
     peak, torch = done.stdout.split()
     assert 2**20 < int(peak) < 2**27
     assert torch == "False"  # it would count, too
+
+
+def test_orderings_of_a_graph_with_nothing_to_copy_are_refused(nations: Path) -> None:
+    done = subprocess.run([sys.executable, "bench_orderings.py", "--quick", str(nations)],
+                          cwd=ROOT / "scripts", capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "there is nothing to copy" in done.stderr
+    assert "Traceback" not in done.stderr

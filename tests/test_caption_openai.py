@@ -105,6 +105,10 @@ class Handler(BaseHTTPRequestHandler):
                 ((" Yes", 0.3), ("yes", 0.1), ("▁No", 0.2), ("no", 0.05), ("Nope", 0.3))]}]}
         self.send(200, json.dumps({"choices": [choice]}))
 
+    def act_thought(self, *_: Any) -> None:
+        first = {"token": "<think>", "top_logprobs": [{"token": "<think>", "logprob": -0.1}]}
+        self.send(200, json.dumps({"choices": [{"logprobs": {"content": [first]}}]}))
+
     def act_without_logprobs(self, body: dict[str, Any], reds: list[int]) -> None:
         self.act_well({**body, "logprobs": False}, reds)
 
@@ -225,6 +229,16 @@ def test_without_a_key_none_is_sent(server: Server, monkeypatch: pytest.MonkeyPa
     assert server.keys == {None}
 
 
+@pytest.mark.parametrize("key", ["sk-abc…xyz", f"{KEY}\nsecond line"])
+def test_a_key_that_is_none_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="OPENAI_API_KEY has a line break") as error:
+        client(server)
+    assert key not in str(error.value)
+
+
 def test_the_line_break_of_a_key_read_from_a_file_is_not_sent(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +332,8 @@ def test_yes_and_no_are_summed_over_their_spellings(server: Server) -> None:
     assert isinstance(answer, YesNo)
     assert answer == pytest.approx((0.4, 0.25))
     assert server.bodies[0]["max_tokens"] == 1
+    server.plan = {1: ["thought", "…"]}
+    assert engine.judge(requests(2))[1] is Refusal.MALFORMED
     server.plan = {None: ["without_logprobs", "…"]}
     with pytest.raises(InputError, match=r"no log-probabilities.*--keep-all"):
         engine.judge(requests(1))

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from caption_cache.captions import (
     still_shown,
 )
 from caption_cache.errors import InputError
-from caption_cache.images import has_images
+from caption_cache.images import Flaw, ImageError, has_images, read_bytes
 from caption_cache.links import INVERSE, Links, read_links
 from caption_cache.prompts import STANDARD, read_prompts
 from caption_cache.stats import stats
@@ -615,7 +616,87 @@ def test_a_verdict_that_is_no_number_is_none(dataset: Path) -> None:
     assert set(zip(rows["status"].to_pylist(), rows["reason"].to_pylist(), strict=True)) == {
         ("failed", "not-a-number")}
     assert report.captioned == 0
+    assert {failure.reason for failure in report.failures} == {"not-a-number"}
+    assert len(report.failures) == report.judged
     assert run(dataset, Viewer(), scope="pair", retry=("failed",)).judged == report.judged > 0
+
+
+@pytest.mark.parametrize("scope", ["entity", "visual"])
+def test_an_image_that_cannot_be_read_for_a_while_is_done_later(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, scope: str
+) -> None:
+    paint(dataset / "images/e1/b.png", 100)
+
+    def hiccup(root: Path, path: str) -> bytes:
+        if path == "images/e1/b.png":
+            raise ImageError(Flaw.UNREADABLE)
+        return read_bytes(root, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("caption_cache.build.read_bytes", hiccup)
+        report = run(dataset, Viewer(), scope=scope)
+    assert (report.left, report.failures) == (1, [])
+    assert run(dataset, Viewer(), scope=scope).captioned == 1
+    assert sorted(text.removeprefix("shows ") for entity, _, text in said(dataset, scope)
+                  if entity == "e1") == (["1", "100"] if scope == "entity" else ["1 100"])
+
+
+def test_a_clock_that_was_ahead_hides_nothing_that_came_later(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(requests: Sequence[Request]) -> list[Refusal]:
+        return [Refusal.SERVER for _ in requests]
+
+    captioner = Viewer()
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="None of the 6 images"):
+        later = time.time_ns() + 300 * 10**9
+        patch.setattr("caption_cache.store.time.time_ns", lambda: later)
+        patch.setattr(captioner, "caption", down)
+        run(dataset, captioner)
+    assert run(dataset, captioner, retry=("failed",)).captioned == 6
+    assert run(dataset, captioner, retry=("failed",)).captioned == 0
+    assert read_captions(dataset).texts["e1"] == "shows 1"
+
+
+def test_of_equal_questions_the_newest_answer_is_taken(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint(dataset / "images/e1/a.png", 0)  # the image of e0
+
+    def down(requests: Sequence[Request]) -> list[Refusal]:
+        return [Refusal.SERVER for _ in requests]
+
+    with monkeypatch.context() as patch:
+        captioner = Shades()
+        patch.setattr(captioner, "caption", down)
+        with pytest.raises(InputError, match="None of the 6 images"):
+            run(dataset, captioner)
+    (dataset / "images/e0/a.png").rename(dataset / "kept.png")
+    assert run(dataset, Shades(), retry=("failed",)).captioned == 5
+    (dataset / "kept.png").rename(dataset / "images/e2/b.png")
+    report = run(dataset, Shades())
+    assert (report.reused, report.captioned, report.failures) == (1, 0, [])
+
+
+def test_images_are_shrunk_as_far_as_the_captioner_looks(dataset: Path) -> None:
+    class Small(Viewer):
+        most_side = 2
+
+    captioner = Small()
+    run(dataset, captioner)
+    assert {image.size for request in captioner.asked for image in request.images} <= {
+        (2, 2), (2, 1), (1, 2)}
+
+
+def test_half_a_letter_costs_one_text_only(dataset: Path) -> None:
+    class Cut(Viewer):
+        def caption(self, requests: Sequence[Request]) -> list[str]:
+            return [text + "\ud83d" * (text == "shows 1") for text in super().caption(requests)]
+
+    report = run(dataset, Cut())
+    assert (report.captioned, report.rejected) == (6, 1)
+    rows = {row["entity"]: row for row in Store(dataset).read().to_pylist()}
+    assert (rows["e1"]["text"], rows["e1"]["reason"]) == ("shows 1\ufffd", "control-characters")
 
 
 def test_what_one_source_could_not_say_is_asked_of_another(dataset: Path) -> None:

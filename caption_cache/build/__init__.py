@@ -51,6 +51,7 @@ from caption_cache.images import (
     find_images,
     read_bytes,
     read_entities,
+    shrunk,
 )
 from caption_cache.links import Links, read_links
 from caption_cache.prefetch import prefetch
@@ -152,9 +153,10 @@ class Report:
     """The items whose text is not worth using, now or before."""
     left: int
     """The items still to be done, questions included: beyond the limit, or of images that
-    changed meanwhile."""
+    changed meanwhile or could not be read just now."""
     failures: list[Failure]
-    """The items recorded as failed, now or before."""
+    """The items recorded as failed, now or before, and before them the yes/no questions: what
+    they ask about is left out as if the answer were no."""
     seconds: float
     """How long the build took."""
 
@@ -167,6 +169,8 @@ class _Stage:
     source: Source
     items: list[Item]
     answer: Callable[[Sequence[Request]], list[Outcome]]
+    most_side: int | None
+    """Images are shrunk to it as they are opened: many wait in memory, and no more is shown."""
 
 
 def preview(
@@ -233,6 +237,7 @@ def build(
     task = task or Task()
     store = Store(dataset)
     asked, judged, unjudged = 0, 0, 0
+    questions: list[Failure] = []
     with joined() as processes:
         show_progress = show_progress and processes.rank == 0
         with _quiet_pillow(), _few_collections() as planned, ExitStack() as stack:
@@ -266,14 +271,16 @@ def build(
                         _caption(dataset.resolve(), share, captioner.batch_size, stage, writer,
                                  bar)
                 processes.wait()
-    after = compare(stage.items, stage.scope, rows(), known)
+                after = compare(stage.items, stage.scope, rows(), known)
+                if stage.scope == RELEVANCE:
+                    questions = _failures(stage.items, after)
     report = _report(stage.items, before, after)
     if len(report.failures) == report.items > 0 and task.instead_of is None:
         first = report.failures[0]
         raise InputError(f"None of the {report.items} images of {dataset} can be captioned; the "
                          f"first, {first.image}: {first.mend}.")
     return replace(report, judged=judged, left=report.left + unjudged,
-                   seconds=time.perf_counter() - start)
+                   failures=[*questions, *report.failures], seconds=time.perf_counter() - start)
 
 
 def _read_task(
@@ -335,6 +342,8 @@ def _stages(
     Which images are kept for a pair is known when the first stage is done, so the second is
     planned then.
     """
+    most_side = getattr(captioner, "most_side", None)
+
     def asker(about: str) -> Asker:
         prompt = prompts[about] if captioner.prompted else None
         return Asker(gallery, Source.of(captioner.identity, prompt), prompt)
@@ -359,12 +368,12 @@ def _stages(
             source = Source.of(captioner.judge_identity, question)
             yield _Stage(RELEVANCE, source,
                          list(plan_relevance(Asker(gallery, source, question), pairs)),
-                         lambda requests: _verdicts(captioner, requests))
+                         lambda requests: _verdicts(captioner, requests), most_side)
             kept = said_yes(of_source(rows(), source))
         items = (plan_pairs(ask, pairs, kept) if task.scope == "pair"
                  else plan_summaries(ask, pairs, kept, task.most_images))
     yield _Stage(task.scope, ask.source, list(items),
-                 lambda requests: _texts(captioner, requests, task.language))
+                 lambda requests: _texts(captioner, requests, task.language), most_side)
 
 
 def _texts(captioner: Captioner, requests: Sequence[Request], language: str) -> list[Outcome]:
@@ -372,11 +381,16 @@ def _texts(captioner: Captioner, requests: Sequence[Request], language: str) -> 
     for request, text in zip(requests, captioner.caption(requests), strict=True):
         if isinstance(text, Refusal):
             outcomes.append(Outcome(None, "failed", text.value))
-        elif reject := gate.judge(text, request.prompt, language):
+        elif reject := gate.judge(text := _whole(text), request.prompt, language):
             outcomes.append(Outcome(text, "rejected", reject.value))
         else:
             outcomes.append(Outcome(text, "ok", None))
     return outcomes
+
+
+def _whole(text: str) -> str:
+    """The text with U+FFFD for halves of a UTF-16 letter, which no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _verdicts(judge: Judge, requests: Sequence[Request]) -> list[Outcome]:
@@ -426,13 +440,14 @@ def _caption(
                         total=len(groups))
     # The first has the most images, and all that are opened ahead are in memory.
     ahead = max(batch_size // len(groups[0][0].images), os.cpu_count() or 1)
-    with closing(prefetch(lambda group: _open(root, group[0]), groups, ahead)) as opened:
+    with closing(prefetch(lambda group: _open(root, group[0], stage.most_side), groups,
+                          ahead)) as opened:
         work = zip(groups, opened, strict=True)
         while chunk := list(islice(work, batch_size)):
             asked = [(group, request) for group, request in chunk if isinstance(request, Request)]
             start = time.perf_counter()
             outcomes = _answered(stage, [request for _, request in asked],
-                                 lambda: _open(root, groups[-1][0]))
+                                 lambda: _open(root, groups[-1][0], stage.most_side))
             seconds = (time.perf_counter() - start) / max(1, len(asked))
             rows = [_row(item, stage, outcome, seconds * (item is group[0]))
                     for (group, _), outcome in zip(asked, outcomes, strict=True)
@@ -481,7 +496,7 @@ def _time(
 ) -> float | None:
     """The seconds a text takes, opening its image included, from a few spread over all."""
     step = max(1, len(groups) // (sample + 1))
-    requests = (_open(root, group[0]) for group in groups[::step][:sample + 1])
+    requests = (_open(root, group[0], stage.most_side) for group in groups[::step][:sample + 1])
     usable = (request for request in requests if isinstance(request, Request))
     warm = next(usable, None)
     if warm is None:
@@ -494,15 +509,22 @@ def _time(
     return (time.perf_counter() - start) / count if count else None
 
 
-def _open(root: Path, item: Item) -> Request | Flaw | None:
-    """Open the images of an item, as many as can be; None when one is not what was planned."""
+def _open(root: Path, item: Item, most_side: int | None) -> Request | Flaw | None:
+    """Open the images of an item, as many as can be; None when one is not what was planned.
+
+    One that cannot be read now could be when this was planned: no fault of what it holds.
+    """
     images, flaw = [], None
     for path, planned in zip(item.images, item.image_hashes, strict=True):
         try:
             data = read_bytes(root, path)
-            if content_hash(data) != planned:
-                return None
-            images.append(decode(data))
+        except ImageError:
+            return None
+        if content_hash(data) != planned:
+            return None
+        try:
+            image = decode(data)
+            images.append(image if most_side is None else shrunk(image, most_side))
         except ImageError as error:
             flaw = error.flaw
     return Request(tuple(images), item.prompt) if images or flaw is None else flaw
@@ -534,12 +556,13 @@ def _row(item: Item, stage: _Stage, outcome: Outcome, seconds: float = 0.0) -> R
     )
 
 
+def _failures(items: Sequence[Item], after: Standing) -> list[Failure]:
+    return [Failure(item.entity, item.images[0], reason, _mend(reason))
+            for item, status, reason in zip(items, after.done, after.reasons, strict=True)
+            if status == "failed" and reason is not None]
+
+
 def _report(items: Sequence[Item], before: Standing, after: Standing) -> Report:
-    failures = [
-        Failure(item.entity, item.images[0], reason, _mend(reason))
-        for item, status, reason in zip(items, after.done, after.reasons, strict=True)
-        if status == "failed" and reason is not None
-    ]
     new = [item.key for item, then, now in zip(items, before.done, after.done, strict=True)
            if then is None and now is not None and now != "failed"]
     captioned = len(set(new) - before.known.keys())
@@ -551,7 +574,7 @@ def _report(items: Sequence[Item], before: Standing, after: Standing) -> Report:
         reused=len(new) - captioned,
         rejected=after.done.count("rejected"),
         left=after.done.count(None),
-        failures=failures,
+        failures=_failures(items, after),
         seconds=0.0,
     )
 

@@ -30,6 +30,7 @@ from PIL import Image
 
 from caption_cache.captioners import Identity, InVain, Refusal, Request, YesNo
 from caption_cache.errors import InputError
+from caption_cache.images import shrunk
 
 R = TypeVar("R")
 
@@ -104,6 +105,9 @@ class OpenAICaptioner:
     def __init__(self, options: OpenAIOptions) -> None:
         self._options = options
         self._key = os.environ.get(options.api_key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError(f"The key in the environment variable {options.api_key_variable} has "
+                             "a line break or letters that no key has; copy it again.")
         self._open = build_opener(_NoRedirect).open
         self._lock = threading.Lock()
         self._in_vain = 0
@@ -112,6 +116,11 @@ class OpenAICaptioner:
     def batch_size(self) -> int:
         """How many requests `caption` gets at once: enough that few wait for the slowest."""
         return 4 * self._options.concurrency
+
+    @property
+    def most_side(self) -> int:
+        """Longer sides are shrunk to it before an image is sent, in pixels."""
+        return self._options.max_side
 
     @property
     def identity(self) -> Identity:
@@ -257,12 +266,9 @@ class OpenAICaptioner:
         return whole
 
     def _encoded(self, image: Image.Image) -> str:
-        side, kind = self._options.max_side, self._options.image_format
-        if max(image.size) > side:
-            image = image.copy()
-            image.thumbnail((side, side))
+        kind = self._options.image_format
         out = BytesIO()
-        image.save(out, kind, quality=90)
+        shrunk(image, self.most_side).save(out, kind, quality=90)
         return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
     def _complaint(self, error: HTTPError) -> str:
@@ -311,6 +317,8 @@ def _weighed(answer: Any) -> YesNo:
         word = each["token"].strip(" ▁Ġ")
         if word in ("Yes", "yes", "No", "no"):
             chances[word.lower()] += math.exp(each["logprob"])
+    if not any(chances.values()):
+        raise ValueError("neither yes nor no is among the likeliest words")
     return YesNo(**chances)
 
 
