@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.decoding.nodes import Allowed
-from kgc_seq2seq.evaluate import refuse_unfinished, training_facts
+from kgc_seq2seq.evaluate import refuse_other_train, refuse_unfinished, training_facts
 from kgc_seq2seq.evaluation.calibration import reliability
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.evaluation.ranks import Floats
@@ -21,6 +22,7 @@ from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.systems.fused import Fused
 from kgc_seq2seq.systems.generator import OPEN_MASS, Generator
+from kgc_seq2seq.systems.system import Best
 
 
 def calibrate_run(run: Path, split: str) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def calibrate_run(run: Path, split: str) -> dict[str, Any]:
     """
     refuse_unfinished(run)
     completer = Completer(open_run(run))
+    refuse_other_train(run)
     graph = completer.graph
     confidence, right = best_answers(completer, graph.split(split))
     tail, head = np.split(np.arange(len(right)), 2)
@@ -47,7 +50,11 @@ def calibrate_run(run: Path, split: str) -> dict[str, Any]:
            for side, part in (("both", slice(None)), ("tail", tail), ("head", head))},
         "protocol": protocol(graph, split, **training_facts(run), probability_of="best answer",
                              probability_error=OPEN_MASS)}
-    write_result(run / "results" / f"{split}-calibration.json", result)
+    path = run / "results" / f"{split}-calibration.json"
+    try:
+        write_result(path, result)
+    except OSError as error:
+        raise cannot_write(path, error) from None
     return result
 
 
@@ -84,10 +91,8 @@ def best_answers(completer: Completer, triples: Ints) -> tuple[Floats, Mask]:
         allowed = Allowed.without(search.nodes, *(
             torch.from_numpy(column[other].astype(np.int64)).to(search.decoder.device)
             for column in (owner, known)))
-        best = (system.most_probable(part, 1, allowed)[0] if isinstance(system, Fused) else
-                system.most_probable(part, 1, allowed=allowed))
-        share = best.scores[:, 0].double().exp()
-        low, high = share / (best.found_mass + best.open_mass), share / best.found_mass
-        confidence[rows] = ((low + high) / 2).cpu().numpy()
-        right[rows] = best.entities[:, 0].cpu().numpy() == gold
+        found = Best.of_search(
+            system.most_probable(part, 1, allowed)[0] if isinstance(system, Fused) else
+            system.most_probable(part, 1, allowed=allowed))
+        confidence[rows], right[rows] = found.probabilities[:, 0], found.entities[:, 0] == gold
     return confidence, right

@@ -145,7 +145,8 @@ def _add_import(parser: Parser) -> None:
     command.add_argument("--on-collision", default="error", metavar="POLICY",
                          choices=["error", "description", "relation-hint", "id"], help=(
                              "what tells entities of one name apart: error (refuse them), "
-                             "description, relation-hint (a train fact), id"))
+                             "description, relation-hint (a train fact, of a pair that "
+                             "neither valid nor test asks about), id"))
     command.add_argument("--tokenizer", metavar="T5", help=(
         "a folder or a name on the hub: names collide when its tokens are the same"))
     _shares(command, " (where the source is one set of triples)")

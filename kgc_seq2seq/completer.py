@@ -92,8 +92,8 @@ class Completer:
             revision: On the hub: a branch, tag or commit.
 
         Raises:
-            InputError: It is no run folder, its data set or a part of it has gone or changed, or
-                the hub has no such run.
+            InputError: It is no run folder, its data set or a part of it has gone or has other
+                entities or relations, or the hub has no such run.
         """
         return cls(open_run(fetch_run(run, revision)))
 
@@ -183,7 +183,7 @@ class Completer:
     def _newcomers(self, query: Query) -> list[Newcomer]:
         if not _is_told(query):
             return []
-        known = {*self.graph.entity_ids, *self.graph.entity_names}
+        known = self._names.entities
         found = [Newcomer(name) for name in dict.fromkeys(query.candidates)
                  if name not in known and name != query.name]
         return [*found, query.entity] if isinstance(query.entity, Newcomer) else found
@@ -270,6 +270,9 @@ class _Index:
         by_id = {key: index for index, key in enumerate(ids)}
         # What is more exact wins.
         self.found = folded | by_id | exact
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.found or name.casefold() in self.found
 
     def __getitem__(self, name: str) -> int:
         found = self.found.get(name, self.found.get(name.casefold()))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
 import yaml
@@ -88,7 +88,8 @@ def config_parser(
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(prog=program, description=description,
-                                         exit_on_error=False, allow_abbrev=False)
+                                         exit_on_error=False, allow_abbrev=False,
+                                         print_config=None)  # 'kgc config' prints what can be read
     parser.add_argument("--config", action="config", metavar="FILE",
                         help="a YAML file with the keys below, nested at the dots")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append",
@@ -151,7 +152,7 @@ def parse_config(
             path = word if before == "--config" else value
             _check_keys(path, read_yaml(Path(path)), kind, "")
         elif before == "--set" or (option.startswith("--") and "." in option):
-            nested: Any = None
+            nested: Any = ...
             for key in reversed(option.removeprefix("--").split(".")):
                 nested = {key: nested}
             _check_keys("--set" if before == "--set" else option, nested, kind, "")
@@ -185,6 +186,20 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return text
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes no key twice, of which the last would count in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands there twice",
+                                               problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a configuration file.
 
@@ -192,7 +207,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: It cannot be read, is no YAML, or holds no keys.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), _Loader)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a YAML file with the "
                          "configuration of a run.") from None
@@ -216,3 +231,14 @@ def _check_keys(where: str, content: Mapping[str, Any], kind: type, prefix: str)
                                 f"; the keys there are {', '.join(known)}."))
         if is_dataclass(known[key]) and isinstance(value, dict):
             _check_keys(where, value, known[key], f"{prefix}{key}.")
+        elif is_dataclass(known[key]) and value is None:
+            raise InputError(f"{where}: nothing stands under '{prefix}{key}'; write keys there, or "
+                             "delete the line.")
+        elif isinstance(value, bool) and _takes_text(known[key]):
+            raise InputError(f"{where}: YAML takes the value of '{prefix}{key}' for true or false; "
+                             f"put it into quotes, such as '{'yes' if value else 'no'}'.")
+
+
+def _takes_text(kind: Any) -> bool:
+    return kind is not bool and (kind is str or get_origin(kind) is Literal
+                                 or any(map(_takes_text, get_args(kind))))

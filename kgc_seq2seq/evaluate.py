@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from caption_cache.command_line import Answer
+from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from caption_cache.images import has_images, paths_by_entity
 from kgc_seq2seq.config import read_yaml
@@ -30,6 +31,7 @@ from kgc_seq2seq.evaluation.results import (
 )
 from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.evaluation.slices import Mask
+from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.runs import open_run, read_fusion, run_kind
 from kgc_seq2seq.systems.system import System
@@ -51,13 +53,18 @@ def evaluate_run(
         What was written.
 
     Raises:
-        InputError: It is no run folder, or its training has not ended.
+        InputError: It is no run folder, its training has not ended, or its data set is not what it
+            was; or the result cannot be written.
     """
     refuse_unfinished(run)
+    # First, since it chooses the device of each process.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     opened = open_run(run)
-    return evaluate_split(run, split, opened.system,
-                          Accelerator(cpu=not torch.accelerator.is_available()), ranker,
-                          opened.texts())
+    refuse_other_train(run)
+    try:
+        return evaluate_split(run, split, opened.system, accelerator, ranker, opened.texts())
+    except OSError as error:
+        raise cannot_write(run / "results", error) from None
 
 
 def refuse_unfinished(run: Path) -> None:
@@ -68,6 +75,22 @@ def refuse_unfinished(run: Path) -> None:
     """
     if not (run / "training.json").is_file() and (run / "config.yaml").is_file():
         raise InputError(f"The training of {run} has not ended; start it again to go on.")
+
+
+def refuse_other_train(run: Path) -> None:
+    """Check that train still is what a run, or each part of a fusion, has learnt.
+
+    Raises:
+        InputError: It is not, and valid or test may hold facts that were learnt.
+    """
+    if run_kind(run) == "fusion":
+        for part in read_fusion(run).parts:
+            refuse_other_train(run / part.run)
+        return
+    learnt = training_facts(run).get("train")  # earlier versions did not note it
+    if learnt is not None and learnt != read_graph(_dataset(run)).train_hash:
+        raise InputError(f"train.tsv of {_dataset(run)} is not what {run} was trained on, and "
+                         "valid or test may hold what it has learnt; put it back, or train again.")
 
 
 def evaluate_split(

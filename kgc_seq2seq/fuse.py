@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from caption_cache.command_line import Answer
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from kgc_seq2seq.config import read_yaml
-from kgc_seq2seq.evaluate import conclude, refuse_unfinished
+from kgc_seq2seq.evaluate import conclude, refuse_other_train, refuse_unfinished
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
@@ -49,6 +49,10 @@ AT_ONCE = 2**25
 """All entities are candidates while questions × entities × parts are at most so many."""
 
 
+_OPTIONS = {"fused": {"shrinkage", "folds", "floor", "candidates"}, "rerank": {"depth"}}
+"""What only some methods read."""
+
+
 @dataclass(frozen=True)
 class FuseConfig:
     """How parts are fused."""
@@ -60,13 +64,13 @@ class FuseConfig:
     """How strongly a relation's weight is drawn to the common one; None: chosen from `SHRINKAGES`
     by cross-validation within valid. Only with fused."""
     folds: int = 5
-    """Of the cross-validation; both questions of a fact are in the same fold."""
+    """Of the cross-validation; both questions of a fact are in the same fold. Only with fused."""
     floor: float = 0.0
     """The fit counts no answer as less probable than about so much, so that a few hopeless ones do
     not decide the weights; 0: maximum likelihood. Only with fused."""
     candidates: int = 32
     """Weights are fitted to each part's so many best where the catalogue is large (`AT_ONCE`), and
-    to as many drawn from the rest."""
+    to as many drawn from the rest. Only with fused."""
     depth: int = 10
     """How many of the generator's answers are put into order; only with rerank."""
     ranks: RankKind = "exact"
@@ -93,6 +97,18 @@ class FuseConfig:
             raise InputError("A --budget is of certified ranks; give --ranks certified with it, or "
                              "leave it out.")
         ranker_of(self.ranks, self.budget)  # refuses a budget below 1
+        given = {entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default}
+        for method, names in _OPTIONS.items():
+            if method != self.method and (unread := sorted(given & names)):
+                raise InputError(f"--{unread[0]} is of --method {method}; leave it out, or choose "
+                                 "that.")
+        if {"shrinkage", "folds"} <= given:
+            raise InputError("--folds is for choosing the shrinkage, which --shrinkage gives; "
+                             "leave one of them out.")
+
+    def fit(self) -> dict[str, Any]:
+        """What the weights depend on, as JSON values: not how valid and test are ranked."""
+        return {key: value for key, value in asdict(self).items() if key not in ("ranks", "budget")}
 
 
 def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | None:
@@ -100,8 +116,8 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
 
     Args:
         runs: The run folders, at least two; a generator's comes first.
-        out: The folder to write. A fusion of the same parts, data and ``config`` that is there
-            goes on, and is left as it is where it was finished; another is replaced.
+        out: The folder to write. A fusion that is there of the same parts and data, its weights
+            fitted in the same way, goes on; another is replaced.
         config: How.
 
     Returns:
@@ -109,8 +125,8 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
 
     Raises:
         InputError: A folder is no run of the kind that is needed, the runs are of different
-            graphs, scorers alone are to be fused in a way that needs a generator, or ``out`` holds
-            something else.
+            graphs or of another train than they learnt, scorers alone are to be fused in a way that
+            needs a generator, or ``out`` holds something else.
     """
     alone = run_kind(runs[0]) != "generator"
     for place, path in enumerate(runs):
@@ -119,6 +135,8 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
     if alone and (config.method != "fused" or config.ranks != "exact"):
         raise InputError("Scorers alone are fused by --method fused, and have --ranks exact; "
                          "give a generator's run first for anything else.")
+    # First, since it chooses the device of each process.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     opened = open_run(runs[0])
     first = opened.system
     generator = first if isinstance(first, Generator) else None
@@ -133,13 +151,14 @@ def fuse_runs(runs: Sequence[Path], out: Path, config: FuseConfig) -> Answer | N
                          "--folds, or a --shrinkage.")
     voices = tuple(_voice(path, label, graph) for path, label in zip(
         scorers, _labels(scorers), strict=True))
+    for path in runs:
+        refuse_other_train(path)
     parts = [Part(label, relative(path, out), weights_hash(path)) for label, path in
              zip(_parts(generator, voices), runs, strict=True)]
     fusion = Fusion(config.method, None if alone else parts[0],
                     tuple(parts[-len(voices):]),
                     config.depth if config.method == "rerank" else None,
-                    {**asdict(config), "graph": graph.fingerprint, "texts": opened.texts()})
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+                    {**config.fit(), "graph": graph.fingerprint, "texts": opened.texts()})
     if not _is_fitted(out, fusion):
         _open_folder(out)
         begin_fusion(out, fusion)
@@ -232,10 +251,12 @@ def _voice(path: Path, label: str, graph: KnowledgeGraph) -> Voice:
 
 
 def _contained(rows: Ints, others: Ints, graph: KnowledgeGraph) -> np.ndarray[Any, Any]:
+    """Which facts are among others, read either way; bool [n]."""
     def keys(triples: Ints) -> np.ndarray[Any, Any]:
-        return graph.query_keys(triples[:, 0], triples[:, 1]) * graph.num_entities + triples[:, 2]
+        facts = graph.fold(graph.queries(triples))
+        return graph.query_keys(facts[:, 0], facts[:, 1]) * graph.num_entities + facts[:, 2]
 
-    return np.isin(keys(rows), keys(others))
+    return np.isin(keys(rows)[: len(rows)], keys(others))
 
 
 def _parts(generator: Generator | None, voices: tuple[Voice, ...]) -> list[str]:
@@ -256,6 +277,8 @@ def _fit(
         weights = fit_mixture(gather_answers(graph, generator, voices, graph.valid, kept))
         return weights, {"weights_fitted_on": "valid", "normalised_by": "softmax",
                          "weights": dict(zip(labels, weights.tolist(), strict=True))}
+    # What test says must not decide, not even which entities are no candidates.
+    graph = replace(graph, test=graph.test[:0])
     whole = 2 * len(graph.valid) * graph.num_entities * len(labels) <= AT_ONCE
     known = gather(graph, generator, voices, graph.valid, None if whole else config.candidates,
                    kept)
@@ -268,6 +291,7 @@ def _fit(
     weights = fit_weights(known, count, shrinkage, config.floor)
     return weights[1:] / weights[0], {
         "weights_fitted_on": "valid",
+        "weights_filtered_by": ["train", "valid"],
         "weights_fitted_over": "all entities" if whole
         else f"the answer, the {config.candidates} best of each part, and as many others drawn",
         "floor": config.floor,

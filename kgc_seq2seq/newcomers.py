@@ -17,7 +17,7 @@ class Newcomer:
     """An entity that a query is about though the graph lacks it."""
 
     name: str
-    """What it is called; no entity of the graph may be."""
+    """What it is called; no entity of the graph may be, in whatever case."""
     facts: tuple[tuple[str, str], ...] = ()
     """What is known of it: relation (or the inverse of one) and neighbour, by name or id."""
     description: str = ""
@@ -73,12 +73,12 @@ def with_newcomers(
         InputError: A name is taken, or given twice; or a look-up raises it.
     """
     names = [newcomer.name for newcomer in newcomers]
-    taken = {*graph.entity_names, *graph.entity_ids}
+    taken = {known.casefold() for known in (*graph.entity_names, *graph.entity_ids)}
     for name in names:
-        if name in taken:
+        if name.casefold() in taken:
             raise InputError(f"The new entity {name!r} is called as one that is there; give that "
                              "by its name alone, or give another name.")
-        taken.add(name)
+        taken.add(name.casefold())
     facts = [(graph.num_entities + number, relation(said), entity(neighbour))
              for number, newcomer in enumerate(newcomers) for said, neighbour in newcomer.facts]
     rows = np.array(facts, np.int32).reshape(-1, 3)

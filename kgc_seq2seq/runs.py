@@ -151,7 +151,7 @@ def open_run(run: Path) -> Run:
 
     Raises:
         InputError: It is no run folder, its training has not got as far as a model, or its data
-            set or a part of it has gone or changed.
+            set or a part of it has gone or has other entities or relations.
     """
     kind = run_kind(run)
     if kind == "fusion":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +148,7 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         **stored.as_dict(), "data": {"graph": graph.fingerprint, "texts": texts}}, {
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours, "implying": config.input.implying,
-        "captions": config.input.reads_captions,
+        "captions": config.input.reads_captions, "train": graph.train_hash,
         **_selection(len(facts), len(graph.valid), ranker)})
     if stopped is not None:
         return stopped
@@ -182,13 +184,18 @@ def make_accelerator(config: AnyRunConfig) -> Accelerator:
     """What knows processes, devices and precision.
 
     Raises:
-        InputError: The device cannot compute in the precision.
+        InputError: The device cannot compute in the precision, or the launcher asks for another.
     """
     # Said outright, or processes on CPUs would each wait for a GPU of their own.
     on_cpu = not torch.accelerator.is_available()
     precision = config.training.mixed_precision
     if on_cpu and precision == "fp16":
         raise InputError("training.mixed_precision: fp16 needs a GPU; choose bf16 or no.")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", precision):
+        raise InputError(f"The launcher asks for {launched}, and training.mixed_precision is "
+                         f"{precision}; give --training.mixed_precision {launched}, or launch "
+                         "with --mixed_precision no.")
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 
@@ -217,7 +224,8 @@ def train_task(
             {"stopped_after_step": progress.step},
             f"Stopped after step {progress.step} of {config.training.steps}; the same command "
             "goes on from there.", code=3)
-    if accelerator.is_main_process:
+    # That of an earlier call says how it was trained.
+    if accelerator.is_main_process and not (run / "training.json").is_file():
         write_result(run / "training.json", {
             "seed": config.seed, "selected_on": "filtered MRR on valid",
             "steps": progress.step, "best_step": progress.best_step,
@@ -255,6 +263,8 @@ def open_run(run: Path, *, restart: bool) -> None:
                          "where the configuration is that of a run).")
     try:
         run.mkdir(parents=True, exist_ok=True)
+        if not os.access(run, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
         if restart and any(run.iterdir()):
             if not (run / "config.yaml").is_file():
                 raise InputError(f"{run} holds something that is no run; leave --restart out, or "
@@ -273,16 +283,16 @@ def is_new(run: Path) -> bool:
     A training that was killed before its first checkpoint begins anew, with a model or without.
 
     Raises:
-        InputError: It holds the model of a training that is unknown, has ended, or came past its
-            first checkpoint, but nothing to go on from.
+        InputError: It holds what has ended (a training, a fusion), or the model of a training that
+            is unknown or came past its first checkpoint, but nothing to go on from.
     """
     ours = (run / "config.yaml").is_file()
     if ours and any((run / "checkpoints").glob("step-*")):
         return False  # the checkpoints know whether the configurations agree
-    if (run / "model").is_dir() and (
-            not ours or (run / "training.json").is_file() or _has_come_far(run)):
-        raise InputError(f"{run} holds a model but no checkpoints to go on from; choose another "
-                         "--out, or --restart.")
+    if (run / "training.json").is_file() or (
+            (run / "model").is_dir() and (not ours or _has_come_far(run))):
+        raise InputError(f"{run} holds a model or results but no checkpoints to go on from; choose "
+                         "another --out, or --restart.")
     return True
 
 

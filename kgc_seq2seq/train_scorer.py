@@ -123,7 +123,7 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
     stopped = train_task(task, accelerator, config, {
         **stored.as_dict(), "data": {"graph": graph.fingerprint, "vectors": known_hash(known)}},
-        {"system": kind.title})
+        {"system": kind.title, "train": graph.train_hash})
     if stopped is not None:
         return stopped
     best = Dense.of(EntityScorer.from_pretrained(run / "model", graph), graph, accelerator.device)

@@ -95,7 +95,7 @@ def options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """What a command line may hold, without what only groups other options."""
     names = [action.dest for action in parser._actions]
     return [action for action in parser._actions
-            if action.dest not in ("help", "print_config")
+            if action.dest != "help"
             and not any(name.startswith(f"{action.dest}.") for name in names)]
 
 

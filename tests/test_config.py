@@ -172,6 +172,11 @@ def test_every_configuration_for_accelerate_is_read(file: Path) -> None:
     ("dataset: d\nout: o\ntraining:\n  steps: 0\n", r"training\.steps is 0; give 1 or more"),
     ("dataset: d\nout: o\nmodel:\n  init: pretrained\n", r"model\.pretrained names a folder"),
     ("dataset: d\nout: o\noptimizer:\n  name: sgd\n", r"optimizer\.name"),
+    ("dataset: d\nout: o\ntraining: {steps: 9}\ntraining: {batch_size: 9}\n",
+     r"c\.yaml, line 4: not valid YAML \(the key 'training' stands there twice\)"),
+    ("dataset: d\nout: o\ntraining:\n  # steps: 9\n", "nothing stands under 'training'"),
+    ("dataset: d\nout: o\ntraining: {mixed_precision: no}\n", "put it into quotes, such as 'no'"),
+    ("dataset: d\nout: o\ntraining: {compile: off}\n", r"'training\.compile' for true or false"),
 ])
 def test_mistakes_are_named_by_their_key(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "c.yaml"

@@ -391,6 +391,13 @@ def test_names_texts_and_images_come_from_tables(write: Write, tmp_path: Path) -
     assert any("1 lines of names.tsv belong to none" in note for note in report.notes)
 
 
+def test_names_beside_ids_need_tabs(write: Write, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("Q2 Two\nQ1 One\nQ3 Three\n")  # not one name a line, in the order of ids
+    with pytest.raises(InputError, match=r"names\.txt, line 1: 1 .* where 2 are expected"):
+        import_dataset(ImportConfig("momok", write("momok"), tmp_path / "out", names=names))
+
+
 def test_names_that_a_table_lacks_are_those_of_the_format(write: Write, tmp_path: Path) -> None:
     names, relations = tmp_path / "names.tsv", tmp_path / "relations.tsv"
     names.write_text("id\tname\nQ1\tthe One\nQ2\t\n")
@@ -478,7 +485,8 @@ def test_an_image_that_is_a_link_to_nowhere_is_refused(write: Write, tmp_path: P
 @pytest.mark.parametrize(("option", "text", "words"), [
     ("names", "id\tname\nX1\tnobody\n", ["names.tsv", "no column holds the ids"]),
     ("names", "id\tname\nQ1\ta\nQ1\tb\n", ["names.tsv, line 3", "'Q1'", "line 2"]),
-    ("names", "one\ntwo\n", ["names.tsv", "2 names for 3"]),
+    ("names", "one\ntwo\nthree\n", ["names.tsv, line 1", "cells"]),
+    ("relation_names", "a\nb\nc\nd\ne\n", ["names.tsv", "5 names for"]),
     ("texts", "Q1\n", ["names.tsv", "cells"]),
     ("texts", "Q1\ta thing\n", ["names.tsv, line 1", "description or caption"]),
     ("images", "Q1\tnowhere.png\n", ["names.tsv, line 1", "nowhere.png"]),
@@ -594,6 +602,21 @@ def test_splits_are_not_drawn_anew_under_names_that_tell_facts(tmp_path: Path) -
         for folder in (out, tmp_path / f"{policy} part"):
             again = ["split", str(folder), f"{folder} again", "--valid", "0.2", "--test", "0.2"]
             assert cli.main(again) == (2 if refused else 0)
+
+
+def test_names_tell_no_fact_that_is_asked(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "entity2text.txt").write_text(
+        "s1\tSpringfield\ns2\tSpringfield\nc1\tHartford\nc2\tSalem\nc3\tBoston\n")
+    (source / "relation2text.txt").write_text("partner\tpartner of\nin\tlocated in\n")
+    # Hartford is the best known, and test asks for it the other way round.
+    (source / "train.tsv").write_text("s1\tpartner\tc1\ns1\tin\tc2\ns2\tin\tc3\nc1\tin\tc2\n")
+    (source / "dev.tsv").write_text("c2\tin\tc3\n")
+    (source / "test.tsv").write_text("c1\tpartner\ts1\n")
+    graph = imported(source, "kgbert", on_collision=Policy.RELATION_HINT)
+    assert graph.entity_names[:2] == ("Springfield (located in Salem)",
+                                      "Springfield (located in Boston)")
 
 
 @real

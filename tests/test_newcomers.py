@@ -91,7 +91,7 @@ def test_profiles_are_read_and_made_for_a_new_head(
 
 def test_new_candidates_join_the_others(completer: Completer) -> None:
     plain = completer.complete(Query("France", "currency"), k=10**6)
-    query = Query("France", "currency", candidates=("Euro of France", "dollar franc", "Japan"))
+    query = Query("France", "currency", candidates=("Euro of France", "dollar franc", "JAPAN"))
     found = completer.complete(query, k=10**6)
     assert len(found) == len(plain) + 2  # Japan was there
     assert sum(answer.probability for answer in found) == pytest.approx(1)
@@ -168,6 +168,7 @@ def test_the_command_line_takes_new_entities(
 @pytest.mark.parametrize("head, why", [
     ({"facts": []}, "has no name"),
     ({"name": "France"}, "line 1: The new entity 'France' is called as one that is there"),
+    ({"name": "france"}, "line 1: The new entity 'france' is called as one that is there"),
     ({"name": "Ruritania", "fact": []}, "no 'fact', only name, facts"),
     ({"name": "Ruritania", "caption": 3}, "the caption of a new entity must be a text"),
     ({"name": "Ruritania", "facts": [["borders"]]}, "a list of [relation, neighbour]"),

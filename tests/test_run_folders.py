@@ -92,16 +92,74 @@ def test_a_training_killed_between_its_first_model_and_checkpoint_begins_anew(
     first = json.loads(capsys.readouterr().out)
     shutil.rmtree(run / "checkpoints")
     assert begin(words(tiny, run)) == 2  # what has been finished is not overwritten
-    assert "a model but no checkpoints" in error(capsys)
+    assert "a model or results but no checkpoints" in error(capsys)
+    (run / "model").rename(tmp_path / "model")
+    assert begin([*words(tiny, run), "--seed", "7"]) == 2  # nor passes for a later one's
+    assert "a model or results but no checkpoints" in error(capsys)
+    (tmp_path / "model").rename(run / "model")
     shutil.rmtree(run / "results")
     (run / "training.json").unlink()
     assert begin(words(tiny, run)) == 2  # nor the best model of one that lost its checkpoints
-    assert "a model but no checkpoints" in error(capsys)
+    assert "a model or results but no checkpoints" in error(capsys)
     metrics = run / "metrics.jsonl"
     metrics.write_text("".join(line for line in metrics.read_text().splitlines(keepends=True)
                                if json.loads(line)["step"] <= 4))
     assert begin([*words(tiny, run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["both"] == first["both"]
+
+
+@both_kinds
+def test_what_has_been_learnt_is_not_asked(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    begin, words = KINDS[kind]
+    run = tmp_path / "run"
+    assert begin(words(tiny, run)) == 0
+    train = (tiny / "train.tsv").read_text()
+    header, *facts = train.splitlines(keepends=True)
+    (tiny / "train.tsv").write_text(header + "".join(facts[::-1]))  # the same facts
+    assert main(["evaluate", str(run)]) == 0
+    (tiny / "train.tsv").write_text((tiny / "test.tsv").read_text())
+    (tiny / "test.tsv").write_text(train)
+    commands = [["evaluate"], ["calibrate"]] if kind == "generator" else [["evaluate"]]
+    for command in commands:
+        assert main([*command, str(run)]) == 2
+        assert "may hold what it has learnt" in error(capsys)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_results_that_cannot_be_written_are_one_sentence(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    begin, words = KINDS["generator"]
+    run = tmp_path / "run"
+    assert begin(words(tiny, run)) == 0
+    shutil.rmtree(run / "results")
+    (run / "results").write_text("")
+    assert main([command, str(run)]) == 2
+    assert "cannot be written" in error(capsys)
+
+
+@both_kinds
+def test_a_run_folder_that_cannot_be_written_is_one_sentence(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    begin, words = KINDS[kind]
+    monkeypatch.setattr("kgc_seq2seq.train.os.access", lambda *_: False)
+    assert begin(words(tiny, tmp_path / "run")) == 2
+    assert "run cannot be written (Permission denied)" in error(capsys)
+
+
+@both_kinds
+def test_a_launcher_of_another_precision_is_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    begin, words = KINDS[kind]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert begin(words(tiny, tmp_path / "run")) == 2
+    assert "give --training.mixed_precision bf16" in error(capsys)
 
 
 def test_a_report_shows_no_calibration_of_other_data(
@@ -133,6 +191,8 @@ def test_the_time_of_a_training_is_that_of_all_its_sessions(
     assert begin(words(tiny, tmp_path / "run")) == 0
     about = json.loads((tmp_path / "run" / "training.json").read_text())
     assert about["training_seconds"] >= 1000  # a tenth of a second is its unit
+    about["processes"] = 4  # as if it had been trained elsewhere
+    (tmp_path / "run" / "training.json").write_text(json.dumps(about))
     assert begin(words(tiny, tmp_path / "run")) == 0  # nothing is left to do
     assert json.loads((tmp_path / "run" / "training.json").read_text()) == about
 
@@ -163,6 +223,25 @@ def test_a_training_does_not_go_on_with_other_texts(
             stop_at(5, patched)
             assert train.main(words) == code
     assert "(different: data.texts)" in error(capsys)
+
+
+def test_queries_that_are_equal_are_scored_once() -> None:
+    graph = random_graph(3)
+    rows = np.array([(0, 1, tail) for tail in range(graph.num_entities)], np.int32)
+    scored: list[int] = []
+
+    def score(queries: np.ndarray) -> np.ndarray:
+        scored.append(len(queries))
+        head, relation = queries.astype(np.float32).T
+        return np.sin(head[:, None] + 3 * relation[:, None] + 7 * np.arange(graph.num_entities),
+                      dtype=np.float32)
+
+    ranks = rank_by_scores(graph, rows, score)
+    assert scored == [1 + graph.num_entities]
+    for place, row in enumerate(rows):
+        alone = rank_by_scores(graph, row[None], score)
+        for found, one in ((ranks.better, alone.better), (ranks.tied, alone.tied)):
+            assert found[[place, place + len(rows)]].tolist() == one.tolist()
 
 
 @both_kinds
@@ -312,7 +391,7 @@ def test_a_diverging_training_ends_in_a_sentence(
 def test_scores_without_bounds_rank_nothing(bad: float) -> None:
     graph = random_graph(0)
     scores = np.zeros((2 * len(graph.test), graph.num_entities), np.float32)
-    scores[-1, -1] = bad
+    scores[0, -1] = bad  # equal queries are scored once
     with pytest.raises(FloatingPointError, match="not finite"):
         rank_by_scores(graph, graph.test, lambda queries: scores[: len(queries)])
 

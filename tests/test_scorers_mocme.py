@@ -253,3 +253,14 @@ def test_it_survives_its_folder(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused_by_their_key(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"^model\.[a-z_]+ "):
         replace(CONFIG, **changes)
+
+
+def test_tables_kept_for_scoring_are_those_of_the_weights() -> None:
+    vocabulary = Vocabulary.of(random_graph(0))
+    one, other = (Mocme(MocmeConfig(dim=3, modalities=(), prototypes=2), vocabulary, {}).eval()
+                  for _ in range(2))
+    asked = torch.tensor([0]), torch.tensor([0])
+    assert not torch.allclose(one.score(*asked), other.score(*asked))
+    one.load_state_dict(other.state_dict())
+    assert torch.allclose(one.score(*asked), other.score(*asked))
+    assert torch.allclose(one.double().score(*asked).float(), other.score(*asked))

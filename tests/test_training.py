@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import NoReturn
 from unittest.mock import patch
@@ -32,7 +32,7 @@ from kgc_seq2seq.evaluation import ranking
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
 from kgc_seq2seq.train import run_training
-from kgc_seq2seq.training.batches import Batch, Batches, Examples
+from kgc_seq2seq.training.batches import Batch, Batches, Examples, _cut
 from kgc_seq2seq.training.checkpoints import differing_keys
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig, load_model, make_model
@@ -116,6 +116,17 @@ def test_batches_hold_examples_of_like_length_and_set_long_targets_apart() -> No
     # Short targets are not sorted.
     short = targets[(targets < 20).all(axis=1)]
     assert (np.ptp(short, axis=1) == 2).mean() > 0.9
+
+
+@given(st.integers(1, 16), st.integers(0, 99))
+def test_the_last_batch_of_a_window_too_keeps_the_token_budget(least: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    lengths = np.sort(random.integers([20, 3], [60, 12], (random.integers(least, 400), 2)), axis=0)
+    cuts = _cut(lengths, 72 * 32, least)  # 32 of the longest fit
+    for start, end in pairwise(cuts.tolist()):
+        assert end - start >= least
+        assert lengths[start:end].max(axis=0).sum() * (end - start) <= 72 * 32
+    assert (cuts[0], cuts[-1]) == (0, len(lengths))
 
 
 @given(st.integers(1, 60), st.integers(1, 200), st.integers(0, 9))

@@ -356,6 +356,14 @@ def test_adapters_for_layers_that_are_not_there_are_refused(pretrained: Path) ->
         add_lora(load_model(pretrained), LoraConfig(rank=2, targets=("query",)), range(0))
 
 
+@pytest.mark.parametrize("target", ["lm_head", "shared", "encoder.embed_tokens"])
+def test_adapters_for_embeddings_that_are_shared_are_refused(
+    pretrained: Path, target: str
+) -> None:
+    with pytest.raises(InputError, match="names an embedding, which other places share"):
+        add_lora(load_model(pretrained), LoraConfig(rank=2, targets=("q", target)), range(0))
+
+
 def test_what_a_run_draws_is_the_same_everywhere() -> None:
     """Also on other platforms and versions of Python: the numbers are NumPy's promise."""
     from kgc_seq2seq.training.loop import _random_seed

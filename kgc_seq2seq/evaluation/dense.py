@@ -15,7 +15,7 @@ from caption_cache.progress import tracked
 from kgc_seq2seq.evaluation.kept import Kept, once
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, Longs
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.csr import Ints, number_rows
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
 
@@ -59,10 +59,13 @@ def rank_by_scores(
 
 def _rank(graph: KnowledgeGraph, questions: Ints, score: Callable[[Ints], Scores]) -> Longs:
     """Better and tied of questions, int64 [2, G]."""
-    scores = np.array(score(questions[:, :2]), np.float32)
-    if not np.isfinite(scores).all():
+    shared = number_rows(questions[:, :2])
+    first = np.unique(shared, return_index=True)[1]
+    found = np.asarray(score(questions[first, :2]), np.float32)
+    if not np.isfinite(found).all():
         raise FloatingPointError("Scores are not finite, so nothing can be ranked by them; "
                                  "train again with a lower optimizer.learning_rate.")
+    scores = found[shared]
     gold = scores[np.arange(len(questions)), questions[:, 2]]
     owner, known = graph.known_answers.rows(graph.query_keys(questions[:, 0], questions[:, 1]))
     scores[owner, known] = -np.inf  # the gold is one of them
@@ -76,7 +79,7 @@ def rank_with_scorer(
     kept: Kept | None = None,
 ) -> Ranks:
     """Exact filtered ranks, as `rank_on_processes`."""
-    device = accelerator.device
+    device = next(scorer.parameters()).device
 
     def score(queries: Ints) -> Tensor:
         entity, relation = as_long(queries).to(device).unbind(1)

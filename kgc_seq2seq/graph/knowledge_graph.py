@@ -132,10 +132,19 @@ class KnowledgeGraph:
         Returns:
             bool [n].
         """
-        pairs, known = (
-            np.sort(rows[:, [0, 2]].astype(np.int64), axis=1) @ [self.num_entities, 1]
-            for rows in (triples, self.train))
+        pairs, known = (self.pair_keys(rows[:, 0], rows[:, 2]) for rows in (triples, self.train))
         return np.isin(pairs, known)
+
+    def pair_keys(self, one: Ints | Longs, other: Ints | Longs) -> Longs:
+        """One int64 for each pair of entities, whichever way round."""
+        low, high = np.minimum(one, other), np.maximum(one, other)
+        return low.astype(np.int64) * self.num_entities + high
+
+    @cached_property
+    def train_hash(self) -> str:
+        """SHA-256 over the distinct facts of train, by number, in hex."""
+        return hashlib.sha256(
+            np.ascontiguousarray(distinct_rows(self.train), "<i4").tobytes()).hexdigest()
 
     @cached_property
     def fingerprint(self) -> str:

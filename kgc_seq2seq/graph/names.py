@@ -218,13 +218,19 @@ def _description_hints(graph: KnowledgeGraph, places: Longs, groups: Longs) -> l
 
 
 def _relation_hints(graph: KnowledgeGraph, places: Longs, groups: Longs) -> list[str]:
-    """A train fact of each that no other of the group has, with the best-known neighbour."""
+    """A train fact of each that no other of the group has, with the best-known neighbour.
+
+    A name is read with every question, so it must not tell of pairs that valid or test ask about.
+    """
     owner, facts = graph.neighbours.rows(places)
     if not len(owner):
         return [""] * len(places)
     rows: Ints = np.concatenate([groups[owner][:, None].astype(np.int32), facts], axis=1)
     _, which, count = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-    alone = np.flatnonzero(count[which] == 1)
+    asked = np.concatenate([graph.valid, graph.test])
+    told = np.isin(graph.pair_keys(places[owner], facts[:, 1]),
+                   graph.pair_keys(asked[:, 0], asked[:, 2]))
+    alone = np.flatnonzero((count[which] == 1) & ~told)
     # The rest of the key only makes the choice the same every time.
     degree = graph.train_degree[facts[alone, 1]]
     order = alone[np.lexsort([facts[alone, 1], facts[alone, 0], -degree, owner[alone]])]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kgc_seq2seq.graph.csr import Csr, Longs
+from kgc_seq2seq.graph.csr import Csr, Longs, distinct_rows
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import as_long
 
@@ -38,7 +38,7 @@ class Corruptions:
         self._size = graph.num_entities
         self._tails = _tail_share(graph) if bernoulli else np.full(graph.num_relations, 0.5)
         queries = graph.queries(graph.train)
-        facts = np.unique(queries, axis=0)
+        facts = distinct_rows(queries)
         known = Csr.group(graph.query_keys(facts[:, 0], facts[:, 1]), facts[:, 2].copy())
         self._starts, sizes = known.offsets[:-1], np.diff(known.offsets)
         self._free = np.where(sizes < self._size, self._size - sizes, self._size)
@@ -75,7 +75,7 @@ class Corruptions:
 
 def _tail_share(graph: KnowledgeGraph) -> npt.NDArray[np.float64]:
     """How often the tail is replaced, by relation: float64 [R]."""
-    heads, tails = (np.bincount(np.unique(graph.train[:, [1, end]], axis=0)[:, 0],
+    heads, tails = (np.bincount(distinct_rows(graph.train[:, [1, end]])[:, 0],
                                 minlength=graph.num_relations) for end in (0, 2))
     share: npt.NDArray[np.float64] = heads / np.maximum(1, heads + tails)
     return share

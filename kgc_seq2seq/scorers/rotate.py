@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,16 @@ class RotationScorer(EntityScorer):
         self._kept = None
         super().train(mode)
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotationScorer:
+        self._kept = None  # as above: another device or data type
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def load_state_dict(self, *state: Any, **how: Any) -> Any:
+        """Forget the tables that scoring keeps: these are other weights."""
+        self._kept = None
+        return super().load_state_dict(*state, **how)
 
     def _renumbered(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """A batch whose entities are rows of those it names; these, or None for all.

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import sentencepiece
 from transformers import PreTrainedTokenizerBase, T5Tokenizer
 
@@ -50,9 +51,9 @@ def graph_texts(
     texts: Counter[str] = Counter()
     for name, degree in zip(graph.entity_names, graph.train_degree.tolist(), strict=True):
         texts[name] += 1 + degree
-    for relation, name in enumerate(graph.relation_names):
-        plain = relation % graph.num_relations
-        texts[name] += 1 + int((graph.train[:, 1] == plain).sum())
+    facts = np.bincount(graph.train[:, 1], minlength=graph.num_relations).tolist()
+    for name, count in zip(graph.relation_names, facts * 2, strict=True):
+        texts[name] += 1 + count
     texts.update(filter(None, graph.entity_descriptions))
     texts.update(filter(None, captions.values()))
     texts.update(link_captions)

@@ -164,5 +164,7 @@ def _cut(lengths: Longs, tokens: int, least: int) -> Longs:
         fitting = int(np.searchsorted(padded, tokens, side="right"))
         cuts.append(min(start + max(least, fitting), len(lengths)))
     if len(cuts) > 2 and cuts[-1] - cuts[-2] < least:
-        del cuts[-2]
+        cuts[-2] = cuts[-1] - least  # the batch before spares some
+        if cuts[-2] - cuts[-3] < least:
+            del cuts[-2]
     return np.array(cuts)

@@ -13,6 +13,8 @@ from transformers import T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
 
+_EMBEDDINGS = ("shared", "embed_tokens", "lm_head")
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -48,8 +50,11 @@ def add_lora(
         new_tokens: Tokens the model was not pretrained with; their rows are trained.
 
     Raises:
-        InputError: The model has no layer of a name in ``config.targets``.
+        InputError: The model has no layer of a name in ``config.targets``, or it is an embedding.
     """
+    if any(name.rpartition(".")[2] in _EMBEDDINGS for name in config.targets):
+        raise InputError("model.lora.targets names an embedding, which other places share, so that "
+                         "merging would change these too; give q, k, v, o, wi, wi_0, wi_1 or wo.")
     import peft  # here, since predictions do without it
 
     tied = model.lm_head.weight is model.shared.weight

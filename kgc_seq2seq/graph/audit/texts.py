@@ -94,11 +94,11 @@ def _pairs(graph: KnowledgeGraph, rows: pa.Table) -> Iterator[Finding]:
     ids = pa.array(graph.entity_ids, pa.string())
     ends = [pc.index_in(rows[column], value_set=ids).fill_null(-1).to_numpy().astype(np.int64)
             for column in ("entity", "neighbour")]
-    captioned = np.unique(_pair_keys(graph, *ends)[(ends[0] >= 0) & (ends[1] >= 0)])
-    known = _pair_keys(graph, graph.train[:, 0], graph.train[:, 2])
+    captioned = np.unique(graph.pair_keys(*ends)[(ends[0] >= 0) & (ends[1] >= 0)])
+    known = graph.pair_keys(graph.train[:, 0], graph.train[:, 2])
     for split in ("valid", "test"):
         triples = graph.split(split)
-        pairs = _pair_keys(graph, triples[:, 0], triples[:, 2])
+        pairs = graph.pair_keys(triples[:, 0], triples[:, 2])
         told = np.isin(pairs, captioned) & ~np.isin(pairs, known)
         if count := int(told.sum()):
             yield Finding(
@@ -107,12 +107,6 @@ def _pairs(graph: KnowledgeGraph, rows: pa.Table) -> Iterator[Finding]:
                 f"({count / len(triples):.1%}): that a pair has one gives the answer away.",
                 "delete these captions; caption pairs that train links, and no others",
                 tell_triples(graph, triples, told), {"share": count / len(triples)})
-
-
-def _pair_keys(graph: KnowledgeGraph, one: Ints | Longs, other: Ints | Longs) -> Longs:
-    """One int64 for each pair, whichever way round."""
-    low, high = np.minimum(one, other), np.maximum(one, other)
-    return low.astype(np.int64) * graph.num_entities + high
 
 
 def _recall(

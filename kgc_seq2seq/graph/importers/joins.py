@@ -87,7 +87,7 @@ def join(
 
 
 def join_names(path: Path, ids: pa.Array, kinds: str = "entities") -> tuple[pa.Array, list[str]]:
-    """Names from a table, or from a file with one name a line, by number.
+    """Names from a table; those of relations also from a file with one a line, by number.
 
     Returns:
         The names, strings [N], missing where there is none, and what is worth a note.
@@ -95,7 +95,7 @@ def join_names(path: Path, ids: pa.Array, kinds: str = "entities") -> tuple[pa.A
     Raises:
         InputError: As `join`; or the lines are not as many as the ids.
     """
-    if len(read_header(path)) == 1:
+    if kinds == "relations" and len(read_header(path)) == 1:
         lines = read_lines(path)
         if len(lines) != len(ids):
             raise InputError(f"{path} holds {len(lines):,} names for {len(ids):,} {kinds}; one "

@@ -38,7 +38,8 @@ def read_momok(folder: Path, order: Order | None) -> RawGraph:
         names, more = join_names(folder / "entity_links.txt", entities)
         notes += more
     if (folder / "relation_links.txt").is_file():
-        relation_names, more = join_names(folder / "relation_links.txt", relations)
+        relation_names, more = join_names(folder / "relation_links.txt", relations,
+                                          "relations")
         notes += more
     splits = {}
     for split, path in split_files(folder, ".txt").items():
