@@ -218,8 +218,11 @@ class Bench:
         which = names[0] if len(names) == 1 else ALL
         run = self.folder / f"{method}-{which}-{seed}"
         if not _finished(run):
+            config = FuseConfig(method)
+            if method == "rerank":
+                config = replace(config, depth=self.options.depth)
             fuse_runs([self.generator(seed), *(self.scorer(name, seed) for name in names)], run,
-                      FuseConfig(method, depth=self.options.depth))
+                      config)
         return run
 
     def _words(self, path: Path, run: Path, seed: int) -> list[str]:
