@@ -21,7 +21,7 @@ for python in python3 python3.14 python3.13 python3.12 python3.11 ""; do
 done
 
 echo "Making .venv (some minutes the first time) …" >&2
-.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".[$extras]"
 echo "$wanted" > .venv/made-from

@@ -74,8 +74,9 @@ def compare(items: Sequence[Item], scope: str, rows: pa.Table, known: pa.Table) 
                              for place in (1, 2, 3)))
     own = pc.index_in(subjects, value_set=_join(
         *(rows[name] for name in ("key", "entity", "neighbour", "relation"))))
-    known = known.take(np.arange(known.num_rows)[::-1])  # of one key, the newest answers
-    anyone = pc.index_in(keys, value_set=known["key"])
+    last = known.num_rows - 1
+    newest_first = known["key"].take(pa.array(np.arange(last, -1, -1)))
+    anyone = pc.subtract(last, pc.index_in(keys, value_set=newest_first))
     new = pc.and_(pc.is_null(own), pc.is_valid(anyone))
     answers = known.select(["text", "status", "reason"]).take(anyone.filter(new)).to_pylist()
     found = rows.select(["status", "reason"]).take(own)

@@ -103,7 +103,11 @@ class YesNo(NamedTuple):
 
 
 class Captioner(Protocol):
-    """An engine that turns images into texts."""
+    """An engine that turns images into texts.
+
+    One that looks at no more than so many pixels a side may say so by a property ``most_side``:
+    images are shrunk to it when they are opened.
+    """
 
     @property
     def identity(self) -> Identity:
