@@ -81,8 +81,9 @@ def collect(
 
 SAME = ("split", "ranks", "ties", "candidate_set", "steps", "implying")
 """What the protocols of a row's seeds have in common, as far as they say it."""
-EACH = ("mixed_precision",)
-"""What is said of each seed beside its machine, for not every machine has every precision."""
+EACH = ("mixed_precision", "weights_filtered_by")
+"""What is said of each seed beside its machine: not every machine has every precision, and a
+fusion's weights that do not say so were filtered by test too."""
 
 
 def added(
