@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.decoding.nodes import Allowed
@@ -50,11 +49,7 @@ def calibrate_run(run: Path, split: str) -> dict[str, Any]:
            for side, part in (("both", slice(None)), ("tail", tail), ("head", head))},
         "protocol": protocol(graph, split, **training_facts(run), probability_of="best answer",
                              probability_error=OPEN_MASS)}
-    path = run / "results" / f"{split}-calibration.json"
-    try:
-        write_result(path, result)
-    except OSError as error:
-        raise cannot_write(path, error) from None
+    write_result(run / "results" / f"{split}-calibration.json", result)
     return result
 
 

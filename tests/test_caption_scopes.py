@@ -641,12 +641,14 @@ def test_an_image_that_cannot_be_read_for_a_while_is_done_later(
                   if entity == "e1") == (["1", "100"] if scope == "entity" else ["1 100"])
 
 
+def down(requests: Sequence[Request]) -> list[Refusal]:
+    """A captioner's `caption` while its server is down."""
+    return [Refusal.SERVER for _ in requests]
+
+
 def test_a_clock_that_was_ahead_hides_nothing_that_came_later(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def down(requests: Sequence[Request]) -> list[Refusal]:
-        return [Refusal.SERVER for _ in requests]
-
     captioner = Viewer()
     with monkeypatch.context() as patch, pytest.raises(InputError, match="None of the 6 images"):
         later = time.time_ns() + 300 * 10**9
@@ -662,9 +664,6 @@ def test_of_equal_questions_the_newest_answer_is_taken(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paint(dataset / "images/e1/a.png", 0)  # the image of e0
-
-    def down(requests: Sequence[Request]) -> list[Refusal]:
-        return [Refusal.SERVER for _ in requests]
 
     with monkeypatch.context() as patch:
         captioner = Shades()

@@ -141,25 +141,21 @@ def test_results_that_cannot_be_written_are_one_sentence(
 
 
 @both_kinds
-def test_a_run_folder_that_cannot_be_written_is_one_sentence(
+@pytest.mark.parametrize("patch, why", [
+    (lambda at: at.setattr("kgc_seq2seq.train.os.access", lambda *_: False),
+     "run cannot be written (Permission denied)"),
+    (lambda at: at.setenv("ACCELERATE_MIXED_PRECISION", "bf16"),
+     "give --training.mixed_precision bf16"),
+], ids=["read-only folder", "launcher of another precision"])
+def test_a_training_that_cannot_begin_says_why(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], kind: str
+    capsys: pytest.CaptureFixture[str], kind: str,
+    patch: Callable[[pytest.MonkeyPatch], None], why: str
 ) -> None:
     begin, words = KINDS[kind]
-    monkeypatch.setattr("kgc_seq2seq.train.os.access", lambda *_: False)
+    patch(monkeypatch)
     assert begin(words(tiny, tmp_path / "run")) == 2
-    assert "run cannot be written (Permission denied)" in error(capsys)
-
-
-@both_kinds
-def test_a_launcher_of_another_precision_is_refused(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
-    begin, words = KINDS[kind]
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert begin(words(tiny, tmp_path / "run")) == 2
-    assert "give --training.mixed_precision bf16" in error(capsys)
+    assert why in error(capsys)
 
 
 def test_a_report_shows_no_calibration_of_other_data(

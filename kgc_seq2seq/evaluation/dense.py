@@ -15,7 +15,7 @@ from caption_cache.progress import tracked
 from kgc_seq2seq.evaluation.kept import Kept, once
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, Longs
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints, number_rows
+from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
 
@@ -59,15 +59,15 @@ def rank_by_scores(
 
 def _rank(graph: KnowledgeGraph, questions: Ints, score: Callable[[Ints], Scores]) -> Longs:
     """Better and tied of questions, int64 [2, G]."""
-    shared = number_rows(questions[:, :2])
-    first = np.unique(shared, return_index=True)[1]
+    keys = graph.query_keys(questions[:, 0], questions[:, 1])
+    _, first, shared = np.unique(keys, return_index=True, return_inverse=True)
     found = np.asarray(score(questions[first, :2]), np.float32)
     if not np.isfinite(found).all():
         raise FloatingPointError("Scores are not finite, so nothing can be ranked by them; "
                                  "train again with a lower optimizer.learning_rate.")
     scores = found[shared]
     gold = scores[np.arange(len(questions)), questions[:, 2]]
-    owner, known = graph.known_answers.rows(graph.query_keys(questions[:, 0], questions[:, 1]))
+    owner, known = graph.known_answers.rows(keys)
     scores[owner, known] = -np.inf  # the gold is one of them
     margin = (TOLERANCE * np.maximum(1, np.abs(gold)))[:, None]
     return np.stack([(scores > gold[:, None] + margin).sum(axis=1),

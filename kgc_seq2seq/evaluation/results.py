@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caption_cache.disk import replacing
+from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
 from kgc_seq2seq.evaluation.ranking import TOLERANCE
 from kgc_seq2seq.evaluation.ranks import Ranks, metrics
@@ -147,9 +147,16 @@ def surest_result(run: Path, split: str) -> str:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result file."""
-    with replacing(path) as aside:
-        aside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    """Write a result file.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        with replacing(path) as aside:
+            aside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def _evaluating(path: Path) -> str:
