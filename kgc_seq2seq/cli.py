@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,7 +261,7 @@ def _import(options: Namespace) -> Answer:
                   for group in report.collisions[:5]]
     lines += [f"Note: {note}." for note in report.notes]
     lines.append(f"Look at it before you train: kgc audit {report.dataset}")
-    return Answer(report.as_dict(), "\n".join(lines))
+    return Answer(asdict(report), "\n".join(lines))
 
 
 def _audit(options: Namespace) -> Answer:
@@ -281,7 +282,7 @@ def _audit(options: Namespace) -> Answer:
     failed = options.fail_on is not None and worst(findings).rank <= Severity(options.fail_on).rank
     return Answer(
         {"dataset": str(options.dataset), "counts": counts,
-         "findings": [finding.as_dict() for finding in findings]},
+         "findings": [asdict(finding) for finding in findings]},
         findings_text(findings) + "\n" + ", ".join(f"{name}: {count}"
                                                    for name, count in counts.items()),
         code=int(failed))
@@ -298,7 +299,7 @@ def _split(options: Namespace) -> Answer:
     if report.link_captions:
         lines.append(f"{report.link_captions:,} captions of linked pairs and relations were left "
                      "out: they were made for the old train.")
-    return Answer(report.as_dict(), "\n".join(lines))
+    return Answer(asdict(report), "\n".join(lines))
 
 
 def _describe(options: Namespace) -> Answer:

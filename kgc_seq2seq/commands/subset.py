@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 from caption_cache.command_line import Answer, Parser, whole_number
@@ -23,6 +24,6 @@ def _subset(options: Namespace) -> Answer:
     from kgc_seq2seq.graph.subset import subset_dataset
 
     report = subset_dataset(options.dataset, options.out, options.entities, options.seed)
-    return Answer(report.as_dict(), (
+    return Answer(asdict(report), (
         f"{report.dataset}: {report.entities:,} entities, {report.relations:,} relations, "
         + ", ".join(f"{count:,} {split}" for split, count in report.triples.items()) + "."))

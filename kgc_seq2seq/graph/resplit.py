@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,10 +59,6 @@ class SplitReport:
     link_captions: int
     """Captions of linked pairs and of relations that were left out, since they were made for the
     old train."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 def split_dataset(source: Path, out: Path, config: SplitConfig) -> SplitReport:

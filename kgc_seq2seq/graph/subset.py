@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +41,6 @@ class SubsetReport:
     """Number of relations: those with a fact in the new train."""
     triples: dict[str, int]
     """Number of triples by split."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 def subset_dataset(source: Path, out: Path, entities: int, seed: int = 0) -> SubsetReport:

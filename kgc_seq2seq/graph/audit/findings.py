@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -50,10 +50,6 @@ class Finding:
     """At most three."""
     measures: dict[str, Any] = field(default_factory=dict)
     """Further figures, as JSON values."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 def tell_triples(graph: KnowledgeGraph, triples: Ints, chosen: npt.NDArray[np.bool_]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,10 +100,6 @@ class ImportReport:
     """Entities that shared a name, and what became of them."""
     notes: list[str]
     """What was decided on the way."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport:
