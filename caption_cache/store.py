@@ -174,7 +174,7 @@ class Store:
             return before, table.num_rows
 
     def add_table(self, rows: pa.Table) -> None:
-        """Write rows as few parts.
+        """Write rows as few parts; no rows, no folder.
 
         Args:
             rows: A table of `SCHEMA`.

@@ -114,7 +114,6 @@ def _copy_dataset(dataset: Path, target: Path, *, captions: bool) -> None:
         shutil.copyfile(dataset / "dataset.json", target / "dataset.json")
     if captions and Store(dataset).parts:
         # Without the images, all captions count: so only those that count now go along.
-        (target / "captions").mkdir()
         rows = current_rows(dataset)
         rows = rows.filter(pc.equal(rows["status"], "ok"))
         # Nor do paths say in what order they are read: numbers in their place do.

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from caption_cache.captions import PROFILE
 from caption_cache.disk import cannot_write, link_or_copy, replacing
 from caption_cache.errors import InputError
-from caption_cache.store import read_part
+from caption_cache.store import Store
 from kgc_seq2seq.graph.csr import Ints, distinct_rows, number_rows
 from kgc_seq2seq.graph.folder import (
     read_about,
@@ -98,7 +97,7 @@ def split_dataset(source: Path, out: Path, config: SplitConfig) -> SplitReport:
                     shutil.copyfile(path, aside / path.name)
             for split, triples in splits.items():
                 write_triples(aside / f"{split}.tsv", triples, entity_ids, relation_ids)
-            dropped = _copy_captions(source / "captions", aside / "captions")
+            dropped = _copy_captions(source, aside)
             write_about(aside, {**read_about(source), "name": out.name, "splits": how})
     except OSError as error:
         raise cannot_write(out, error) from None
@@ -131,13 +130,8 @@ def draw_splits(graph: KnowledgeGraph, config: SplitConfig) -> dict[str, Ints]:
 
 def _copy_captions(source: Path, target: Path) -> int:
     """Copy the caption cache without captions of links, which tell what the old train was."""
-    dropped = 0
-    for part in sorted(source.glob("part-*.parquet")):
-        target.mkdir(exist_ok=True)
-        rows = read_part(part)
-        kept = rows.filter(pc.is_in(rows["scope"], value_set=pa.array(
-            ["entity", "relevance", *PROFILE])))
-        dropped += rows.num_rows - kept.num_rows
-        if kept.num_rows:
-            pq.write_table(kept, target / part.name, write_page_checksum=True)
-    return dropped
+    rows = Store(source).read()
+    kept = rows.filter(pc.is_in(rows["scope"], value_set=pa.array(
+        ["entity", "relevance", *PROFILE])))
+    Store(target).add_table(kept)
+    return rows.num_rows - kept.num_rows

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from caption_cache.disk import cannot_write, link_or_copy, replacing
 from caption_cache.errors import InputError
 from caption_cache.images import find_images, has_images, read_entities
 from caption_cache.links import INVERSE
-from caption_cache.store import read_part
+from caption_cache.store import Store
 from kgc_seq2seq.graph.columns import read_table
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import (
@@ -107,8 +106,7 @@ def _write(
     for split, triples in splits.items():
         write_triples(target / f"{split}.tsv", triples, entity_ids, relation_ids)
     ids = entity_ids.filter(pa.array(kept))
-    _copy_captions(source / "captions", target / "captions", ids,
-                   relation_ids.filter(pa.array(relations)))
+    _copy_captions(source, target, ids, relation_ids.filter(pa.array(relations)))
     _copy_images(source, target, ids)
     write_about(target, {
         **read_about(source), "name": name, "subset": (
@@ -119,15 +117,12 @@ def _write(
 def _copy_captions(source: Path, target: Path, entities: pa.Array, relations: pa.Array) -> None:
     relations = pa.chunked_array([relations, pc.binary_join_element_wise(
         INVERSE, relations, "")])
-    for part in sorted(source.glob("part-*.parquet")):
-        rows = read_part(part)
-        rows = rows.filter(pc.is_in(rows["entity"], value_set=entities))
-        for column, ids in (("neighbour", entities), ("relation", relations)):
-            rows = rows.filter(pc.or_(pc.is_null(rows[column]),
-                                      pc.is_in(rows[column], value_set=ids)))
-        if rows.num_rows:
-            target.mkdir(exist_ok=True)
-            pq.write_table(rows, target / part.name, write_page_checksum=True)
+    rows = Store(source).read()
+    rows = rows.filter(pc.is_in(rows["entity"], value_set=entities))
+    for column, ids in (("neighbour", entities), ("relation", relations)):
+        rows = rows.filter(pc.or_(pc.is_null(rows[column]),
+                                  pc.is_in(rows[column], value_set=ids)))
+    Store(target).add_table(rows)
 
 
 def _copy_images(source: Path, target: Path, entities: pa.Array) -> None:
