@@ -47,10 +47,8 @@ class LinkCaptions:
     relation id), where the id of an inverse stands after `links.INVERSE`."""
 
 
-def read_captions(
-    dataset: Path, source: str | None = None, separator: str = " ", scope: str = "entity"
-) -> Captions:
-    """Read what is said of the entities' images.
+def read_captions(dataset: Path, source: str | None = None, scope: str = "entity") -> Captions:
+    """Read what is said of each entity's images: the texts with spaces between, each taken once.
 
     Args:
         dataset: The data-set folder. When its images have been taken away, all captions count;
@@ -58,14 +56,13 @@ def read_captions(
         source: A captioner, a model, a prompt, or the eight digits that end `Source.label`;
             several with commas between them, the preferred one first, those of other scopes
             passed over. None will do while the cache holds texts of one source.
-        separator: Stands between the texts of an entity's images, each text taken once.
         scope: ``entity``, ``commonsense`` or ``visual``.
 
     Raises:
         InputError: There are no captions, or ``source`` fits none or several.
     """
     chosen, rows = _said(dataset, scope, source)
-    return Captions(chosen, _joined(rows["entity"].to_pylist(), rows, separator))
+    return Captions(chosen, _joined(rows["entity"].to_pylist(), rows, " "))
 
 
 def read_profiles(dataset: Path, source: str | None = None) -> Captions:
@@ -100,16 +97,15 @@ def as_profile(name: str, texts: Sequence[str]) -> str:
     return text if text.casefold().startswith(name.casefold()) else f"{name} is {text}"
 
 
-def read_link_captions(
-    dataset: Path, scope: str, source: str | None = None, separator: str = " | "
-) -> LinkCaptions:
+def read_link_captions(dataset: Path, scope: str, source: str | None = None) -> LinkCaptions:
     """Read what is said of linked pairs, or of entities and their relations.
+
+    As in MMKG-T5, ``|`` stands between texts of the same; each is taken once.
 
     Args:
         dataset: As in `read_captions`.
         scope: ``pair``, ``summary`` or ``relation``.
         source: As in `read_captions`.
-        separator: As in `read_captions`; MMKG-T5 joins by ``|``.
 
     Raises:
         InputError: As in `read_captions`.
@@ -117,7 +113,7 @@ def read_link_captions(
     chosen, rows = _said(dataset, scope, source)
     other = rows["relation" if scope == "relation" else "neighbour"]
     texts = _joined(list(zip(rows["entity"].to_pylist(), other.to_pylist(), strict=True)), rows,
-                    separator)
+                    " | ")
     if scope != "relation":
         texts |= {(neighbour, entity): text for (entity, neighbour), text in texts.items()}
     return LinkCaptions(chosen, texts)

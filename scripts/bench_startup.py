@@ -19,6 +19,8 @@ from bench_common import bench_parser, finish
 
 GOALS = {"help": 0.3, "predict": 5.0}
 """Seconds that a person may have to wait on two cores."""
+SHOWN = 8
+"""So many of the slowest imports are listed."""
 
 
 def main() -> None:
@@ -59,14 +61,14 @@ def measure(words: Sequence[str], repeats: int) -> dict[str, Any]:
             "cpu_seconds": round(statistics.median(processor[1:]), 3)}
 
 
-def slowest_imports(words: Sequence[str], count: int = 8) -> list[dict[str, Any]]:
+def slowest_imports(words: Sequence[str]) -> list[dict[str, Any]]:
     """The modules whose import takes longest, with all that they import."""
     done = subprocess.run(words, check=True, capture_output=True, text=True,
                           env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
     rows = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines()
             if line.startswith("import time:") and "cumulative" not in line]
     found = sorted(((int(total), name.strip()) for _, total, name in rows), reverse=True)
-    return [{"module": name, "seconds": round(total / 1e6, 3)} for total, name in found[:count]]
+    return [{"module": name, "seconds": round(total / 1e6, 3)} for total, name in found[:SHOWN]]
 
 
 def _children() -> float:

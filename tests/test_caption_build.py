@@ -199,7 +199,7 @@ def test_texts_of_an_entity_are_joined_in_the_order_of_its_images(dataset: Path)
     for name, red in [("c", 70), ("b", 80), ("d", 70)]:
         paint(dataset / f"images/e0/{name}.png", red, green=ord(name) // 200)
     run(dataset)
-    assert read_captions(dataset, separator="|").texts["e0"] == "0-0-0|80-0-0|70-0-0"
+    assert read_captions(dataset).texts["e0"] == "0-0-0 80-0-0 70-0-0"
 
 
 def test_text_about_several_images_is_current_while_all_are_there(dataset: Path) -> None:

@@ -367,7 +367,7 @@ def test_texts_of_pairs_are_read_in_both_orders(dataset: Path) -> None:
         ("e0", "e1"): "shows 0 | shows 1", ("e1", "e0"): "shows 0 | shows 1",
         ("e1", "e2"): "shows 1 | shows 2", ("e2", "e1"): "shows 1 | shows 2",
         ("e4", "e9"): "shows 4", ("e9", "e4"): "shows 4"}
-    relations = read_link_captions(dataset, "relation", separator="; ").texts
+    relations = read_link_captions(dataset, "relation").texts
     assert relations["e0", "^over"] == "shows 0"
     assert len(relations) == 8
 

@@ -21,7 +21,7 @@ from kgc_seq2seq.calibrate import best_answers, calibrate_run
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.evaluate import record
-from kgc_seq2seq.evaluation.calibration import reliability
+from kgc_seq2seq.evaluation.calibration import BINS, reliability
 from kgc_seq2seq.evaluation.compare import bootstrap_means, paired_differences
 from kgc_seq2seq.evaluation.ranks import HITS, Ranks, metrics
 from kgc_seq2seq.evaluation.results import ranks_of, read_ranks, read_result, summarize
@@ -266,14 +266,14 @@ def test_what_was_not_measured_so_is_refused_with_the_mend(
 @settings(deadline=None, max_examples=50)
 @given(rows=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
 def test_reliability_is_that_of_a_plain_count(rows: list[tuple[float, bool]]) -> None:
-    found = reliability(np.array([p for p, _ in rows]), np.array([right for _, right in rows]), 5)
+    found = reliability(np.array([p for p, _ in rows]), np.array([right for _, right in rows]))
     bins: dict[int, list[tuple[float, bool]]] = {}
     for p, right in rows:
-        bins.setdefault(next(b for b in range(5) if p * 5 <= b + 1), []).append((p, right))
+        bins.setdefault(next(b for b in range(BINS) if p * BINS <= b + 1), []).append((p, right))
     error = sum(abs(sum(right for _, right in part) - sum(p for p, _ in part))
                 for part in bins.values()) / len(rows)
     assert found["ece"] == pytest.approx(error)
-    assert [(round(part["low"] * 5), part["count"]) for part in found["bins"]] == [
+    assert [(round(part["low"] * BINS), part["count"]) for part in found["bins"]] == [
         (b, len(part)) for b, part in sorted(bins.items())]
 
 

@@ -23,6 +23,9 @@ from kgc_seq2seq.systems.dense import refuse_ranker
 from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
 
+_TOLERANCE = 1e-7
+"""A mixture is fitted once a step raises the mean log-likelihood of the answers by less."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ensemble(Combined):
@@ -100,12 +103,11 @@ def gather_answers(
          for part in tracked(parts, f"scoring answers, {QUERIES_AT_ONCE} queries at once")], 1))
 
 
-def fit_mixture(answers: Tensor, tolerance: float = 1e-7) -> Tensor:
+def fit_mixture(answers: Tensor) -> Tensor:
     """The weights of the parts under which answers are most likely, by expectation maximisation.
 
     Args:
         answers: Log-probabilities of Q answers by P parts, [P, Q].
-        tolerance: Stop when the mean log-likelihood rises by less.
 
     Returns:
         float32 [P], together 1.
@@ -117,7 +119,7 @@ def fit_mixture(answers: Tensor, tolerance: float = 1e-7) -> Tensor:
     while True:
         mixed = (weights.log() + parts).logsumexp(0)
         likelihood = float(mixed.mean())
-        if not likelihood - before > tolerance:
+        if not likelihood - before > _TOLERANCE:
             return weights[:, 0].float()
         before = likelihood
         weights = (weights.log() + parts - mixed).exp().mean(1, keepdim=True)

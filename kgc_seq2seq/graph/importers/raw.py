@@ -188,9 +188,9 @@ def read_number_triples(
 
 def number_triples(
     table: Columns, entity_ids: pa.Array, relation_ids: pa.Array, home: str,
-    option: Order | None, order: Order = "hrt",
+    option: Order | None,
 ) -> tuple[Ints, list[str]]:
-    """Turn triples of ids into triples of numbers.
+    """Turn triples of ids into triples of numbers; by convention the relation stands second.
 
     Args:
         table: The triples in its first three columns.
@@ -198,7 +198,6 @@ def number_triples(
         relation_ids: The known relations.
         home: What lists the known ones, for the error message.
         option: The order that the user has stated, which goes before the convention.
-        order: The order of the columns by the convention of the format.
 
     Returns:
         int32 [n, 3] (head, relation, tail), and what is worth a note.
@@ -206,7 +205,7 @@ def number_triples(
     Raises:
         InputError: An id is unknown; with the line. Or only the other order is possible.
     """
-    chosen = option or order
+    chosen: Order = option or "hrt"
     other: Order = "hrt" if chosen == "htr" else "htr"
     found = _look_up(table, chosen, entity_ids, relation_ids)
     if any(index.null_count for index in found):

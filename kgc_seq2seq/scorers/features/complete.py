@@ -42,9 +42,7 @@ class Completed:
     """Those that had got one before, made in the same way."""
 
 
-def complete_images(
-    dataset: Path, config: PaintConfig, *, show_progress: bool = True
-) -> Completed:
+def complete_images(dataset: Path, config: PaintConfig) -> Completed:
     """Paint an image for each entity that has none, from its name and description.
 
     What an earlier call painted by the same prompt, model, seed and settings stays; anything
@@ -54,7 +52,6 @@ def complete_images(
     Args:
         dataset: The data-set folder.
         config: How.
-        show_progress: Show a bar on standard error.
 
     Raises:
         InputError: The data set is malformed or cannot be written, or the pipeline cannot be
@@ -76,7 +73,7 @@ def complete_images(
             kept = sum(bool(row.path) for row in done.values())
             missing = [row for entity, row in wanted.items() if entity not in done]
             if missing:
-                _paint(dataset, missing, done, config, show_progress=show_progress)
+                _paint(dataset, missing, done, config)
             found = [done[entity] for entity in wanted]
             write_rows(table, found, GeneratedImage._fields)
             for path in {row.path for row in before.values()} - {row.path for row in found}:
@@ -90,11 +87,11 @@ def complete_images(
 
 def _paint(
     dataset: Path, missing: Sequence[GeneratedImage], done: dict[str, GeneratedImage],
-    config: PaintConfig, *, show_progress: bool
+    config: PaintConfig,
 ) -> None:
-    """Paint what is missing batch by batch, each put down among what is done."""
+    """Paint what is missing batch by batch under a bar, each put down among what is done."""
     painter = Painter(config)
-    with progress_bar(visible=show_progress) as bar:
+    with progress_bar(visible=True) as bar:
         task = bar.add_task("images", total=len(done) + len(missing), completed=len(done))
         for start in range(0, len(missing), config.batch_size):
             rows = missing[start : start + config.batch_size]
