@@ -346,8 +346,6 @@ def _evaluate(options: Namespace) -> Answer:
 
 
 def _predict(options: Namespace) -> Answer:
-    from dataclasses import asdict
-
     from kgc_seq2seq.completer import Completer
     from kgc_seq2seq.leave_one_out import effects_text, leave_one_out
     from kgc_seq2seq.queries import answers_data
@@ -371,7 +369,7 @@ def _predict(options: Namespace) -> Answer:
         for query in queries:
             told, plain = completer.telling(query), query.plain
             found = told.complete(plain, options.k)
-            [parts] = explain_parts(told, [plain], [found])
+            parts = explain_parts(told, plain, found)
             data.append(answers_data(query, found) | parts.data)
             texts.append(_answers_text(query, found) + "\n" + parts.text)
             if told.writes:
@@ -400,8 +398,6 @@ def _queries(options: Namespace) -> list[Query]:
 
 
 def _features(options: Namespace) -> Answer:
-    from dataclasses import asdict
-
     from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 
     made = make_vectors(options.dataset, FeatureChoice(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from kgc_seq2seq.completer import Completer, Prediction, Query
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.scorers.prior import Voice
+from kgc_seq2seq.systems.system import as_tensors
 
 
 @dataclass(frozen=True)
@@ -49,34 +49,27 @@ class PartsExplanation:
 
 
 def explain_parts(
-    completer: Completer, queries: Sequence[Query], answers: Sequence[Sequence[Prediction]]
-) -> list[PartsExplanation]:
+    completer: Completer, query: Query, answers: Sequence[Prediction]
+) -> PartsExplanation:
     """Say what each part has in answers.
 
     Args:
         completer: Gave the answers.
-        queries: The queries.
-        answers: What `Completer.complete_many` gave for them.
+        query: The query.
+        answers: What `Completer.complete` gave for it.
     """
-    graph = completer.graph
-    place = {key: number for number, key in enumerate(graph.entity_ids)}
-    explained = []
-    for query, found in zip(queries, answers, strict=True):
-        asked = np.array([completer.resolve(query)], np.int32)
-        entities = np.array([[place[answer.id] for answer in found]], np.int64)
-        parts = {label: values[0].tolist()
-                 for label, values in completer.system.contributions(asked, entities).items()}
-        weights = {voice.label: _modalities(voice, asked) for voice in completer.system.voices}
-        explained.append(PartsExplanation(
-            [answer.name for answer in found],
-            [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(),
-                                                                     strict=True)],
-            graph.entity_names[asked[0, 0]],
-            {label: found for label, found in weights.items() if found}))
-    return explained
+    asked = np.array([completer.resolve(query)], np.int32)
+    entities = np.array([[completer.resolve_entity(answer.name) for answer in answers]], np.int64)
+    parts = {label: values[0].tolist()
+             for label, values in completer.system.contributions(asked, entities).items()}
+    weights = {voice.label: _modalities(voice, asked) for voice in completer.system.voices}
+    return PartsExplanation(
+        [answer.name for answer in answers],
+        [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)],
+        completer.graph.entity_names[asked[0, 0]],
+        {label: found for label, found in weights.items() if found})
 
 
 def _modalities(voice: Voice, query: Ints) -> dict[str, float]:
-    heads, relations = torch.from_numpy(query.astype(np.int64)).to(voice.places.device).unbind(1)
-    found = voice.modality_weights(heads, relations) or {}
+    found = voice.modality_weights(*as_tensors(query, voice.places.device)) or {}
     return {modality: float(weight[0]) for modality, weight in found.items()}

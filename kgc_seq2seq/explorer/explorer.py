@@ -110,7 +110,7 @@ class Explorer:
         query = Query(self.graph.entity_names[entity], self.graph.relation_names[plain],
                       query.direction)
         answers = self.completer.complete(query, k)
-        return Asked(query, answers, explain_parts(self.completer, [query], [answers])[0])
+        return Asked(query, answers, explain_parts(self.completer, query, answers))
 
     def reasons(self, query: Query, answer: str) -> Reasons:
         """Why a generator, alone or in a fusion, gives an answer its probability.
@@ -148,7 +148,7 @@ class Explorer:
             completer = self.completer.telling(query)
         query = query.plain
         answers = completer.complete(query, k)
-        asked = Asked(query, answers, explain_parts(completer, [query], [answers])[0])
+        asked = Asked(query, answers, explain_parts(completer, query, answers))
         return asked, _reasons(completer, query, answers[0].name)
 
     def ask_as_data(self, query: Query, k: int, *, explain: bool) -> dict[str, Any]:
