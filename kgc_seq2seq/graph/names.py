@@ -41,8 +41,9 @@ class Policy(StrEnum):
     """Each is told apart by its id."""
 
 
-Key = Callable[[Sequence[str]], Sequence[str]]
-"""Gives names keys that are equal exactly when a model cannot tell the names apart."""
+Key = Callable[[Sequence[str]], pa.Array]
+"""Gives names keys, strings or bytes, that are equal exactly when a model cannot tell the names
+apart."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def resolve_collisions(graph: KnowledgeGraph, policy: Policy, key: Key | None = 
         InputError: The policy is ``error`` and there are collisions, or even the ids do not tell
             the names apart.
     """
-    same: Key = key or (lambda texts: normalized(texts))
+    same: Key = key or normalized
     names = list(graph.entity_names)
     places, groups = collision_groups(same(names))
     if not len(places):

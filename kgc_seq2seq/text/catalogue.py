@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from caption_cache.errors import InputError
@@ -15,27 +15,27 @@ from kgc_seq2seq.text.token_table import TokenTable
 
 
 def token_keys(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
-               ) -> tuple[list[str], list[int]]:
+               ) -> tuple[pa.Array, list[int]]:
     """Tokenize names.
 
     Returns:
-        A key for each name, equal exactly when the tokens are; and the places of the names that
-        have no tokens, or such as can be in no name.
+        A key for each name, bytes [N], equal exactly when the tokens are; and the places of the
+        names that have no tokens, or such as can be in no name.
     """
     return _keys(TokenTable.build(tokenizer, names), len(names), tokenizer)
 
 
 def _keys(
     table: TokenTable, count: int, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[str], list[int]]:
-    """As `token_keys`, of the first ``count`` texts of a table."""
-    bounds = table.offsets[: count + 1].tolist()
-    words = list(map(str, table.tokens[: bounds[-1]].tolist()))
-    keys = [" ".join(words[start:end]) for start, end in pairwise(bounds)]
+) -> tuple[pa.Array, list[int]]:
+    """As `token_keys`, of the first ``count`` texts of a table: a key is its tokens' bytes."""
+    bounds = table.offsets[: count + 1]
+    keys = pa.Array.from_buffers(pa.large_binary(), count, [
+        None, pa.py_buffer(bounds * table.tokens.itemsize), pa.py_buffer(table.tokens)])
     lacking = np.flatnonzero(np.isin(table.tokens[: bounds[-1]], [
         tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]))
-    owners = np.searchsorted(table.offsets, lacking, side="right") - 1
-    bad = np.union1d(owners, np.flatnonzero(np.diff(table.offsets[: count + 1]) == 0))
+    owners = np.searchsorted(bounds, lacking, side="right") - 1
+    bad = np.union1d(owners, np.flatnonzero(np.diff(bounds) == 0))
     return keys, bad.tolist()
 
 
@@ -45,7 +45,7 @@ def token_key(tokenizer: PreTrainedTokenizerBase) -> Key:
     Raises:
         InputError: When called with a name that the tokenizer cannot spell.
     """
-    def key(names: Sequence[str]) -> list[str]:
+    def key(names: Sequence[str]) -> pa.Array:
         keys, bad = token_keys(tokenizer, names)
         if bad:
             raise InputError(f"{len(bad):,} names hold characters that the tokenizer lacks, such "

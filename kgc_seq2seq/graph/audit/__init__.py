@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from kgc_seq2seq.graph.audit.findings import Finding
 from kgc_seq2seq.graph.audit.modalities import audit_images
 from kgc_seq2seq.graph.audit.names import audit_names, audit_tokens
@@ -12,7 +14,7 @@ from kgc_seq2seq.graph.audit.texts import audit_texts
 from kgc_seq2seq.graph.audit.triples import audit_triples
 from kgc_seq2seq.graph.folder import read_graph
 
-Spell = Callable[[Sequence[str]], tuple[Sequence[str], Sequence[int]]]
+Spell = Callable[[Sequence[str]], tuple[pa.Array, Sequence[int]]]
 """Gives names a key each, equal exactly when their tokens are, and which cannot be spelt."""
 
 

@@ -52,13 +52,13 @@ def audit_names(graph: KnowledgeGraph) -> Iterator[Finding]:
                       "rename them in relations.tsv", tell_names(relation_names, places.tolist()))
 
 
-def audit_tokens(graph: KnowledgeGraph, keys: Sequence[str], unspeakable: Sequence[int]
+def audit_tokens(graph: KnowledgeGraph, keys: pa.Array, unspeakable: Sequence[int]
                  ) -> Iterator[Finding]:
     """Check the names as a tokenizer spells them.
 
     Args:
         graph: The graph.
-        keys: A key for every name, equal exactly when the tokens are.
+        keys: A key for every name, equal exactly when the tokens are, [N].
         unspeakable: The names with unknown tokens or none.
     """
     yield from _collisions(graph, "token-collisions", *collision_groups(keys),
