@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ MAX_BYTES = 2**30
 """A larger file is not read: no picture needs it, and it would fill the memory."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
 # Pillow's other formats are refused: vector formats start other programs, the rest are exotic.
+_QUALITY = 90  # per cent, of the formats that lose some
 
 
 class Flaw(StrEnum):
@@ -260,6 +262,13 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
         image = image.copy()
         image.thumbnail((side, side))
     return image
+
+
+def data_url(image: Image.Image, kind: str) -> str:
+    """An image within a URL, as a file of a kind (``jpeg``, ``png`` or ``webp``)."""
+    file = BytesIO()
+    image.save(file, kind, quality=_QUALITY)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def open_or_none(root: Path, path: str) -> Image.Image | None:

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.evaluation.dense import Scores, rank_by_scores
+from kgc_seq2seq.evaluation.frequency import frequency_ranks
 from kgc_seq2seq.evaluation.results import read_result, summarize, write_result
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import read_graph
@@ -71,7 +72,8 @@ def main() -> None:
             "generator": generator(folder, seeds, quick=options.quick, captions=True),
             "generator without captions": generator(folder, seeds, quick=options.quick,
                                                     captions=False),
-            "frequency": {"test": digest([measure(graph, "test", frequency(graph))])},
+            "frequency": {"test": digest([
+                summarize(graph, graph.test, frequency_ranks(graph, graph.test))])},
             **{name: embedding(name, graph, folder, grid[:1] if options.quick else grid, seeds,
                                quick=options.quick)
                for name, grid in GRIDS.items()},
@@ -138,14 +140,6 @@ def measure(
     """The metrics of a system that scores every entity."""
     triples = graph.split(split)
     return summarize(graph, triples, rank_by_scores(graph, triples, score))
-
-
-def frequency(graph: KnowledgeGraph) -> Callable[[Ints], Scores]:
-    """How often an entity answers the relation in train, whatever the query's entity."""
-    counts = np.zeros((2 * graph.num_relations, graph.num_entities), np.float32)
-    facts = graph.queries(graph.train)
-    np.add.at(counts, (facts[:, 1], facts[:, 2]), 1)
-    return lambda queries: counts[queries[:, 1]]
 
 
 def embedding(

@@ -6,7 +6,6 @@ retries could not be bounded or tested as these are.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import os
@@ -19,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException, HTTPMessage
-from io import BytesIO
 from typing import IO, Any, Literal, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -30,7 +28,7 @@ from PIL import Image
 
 from caption_cache.captioners import Identity, InVain, Refusal, Request, YesNo
 from caption_cache.errors import InputError
-from caption_cache.images import shrunk
+from caption_cache.images import data_url, shrunk
 
 R = TypeVar("R")
 
@@ -266,10 +264,7 @@ class OpenAICaptioner:
         return whole
 
     def _encoded(self, image: Image.Image) -> str:
-        kind = self._options.image_format
-        out = BytesIO()
-        shrunk(image, self.most_side).save(out, kind, quality=90)
-        return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+        return data_url(shrunk(image, self.most_side), self._options.image_format)
 
     def _complaint(self, error: HTTPError) -> str:
         """What the server said of an error, on one short line, and without the key."""

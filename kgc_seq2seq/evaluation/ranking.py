@@ -21,7 +21,7 @@ from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.tree_decoder import Encoded
 from kgc_seq2seq.evaluation.kept import Kept, once
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.graph.csr import Ints, expand_spans
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
@@ -189,10 +189,8 @@ def exact_ranks(
     # Compare every gold with every answer found for its query.
     order = np.argsort(found.queries, kind="stable")
     starts = np.searchsorted(found.queries[order], np.arange(len(queries) + 1))
-    lengths = np.diff(starts)[owner]
-    which = np.repeat(np.arange(len(gold)), lengths)
-    place = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    gap = found.scores[order[starts[owner][which] + place]] - scores[which]
+    which, place = expand_spans(starts[owner], np.diff(starts)[owner])
+    gap = found.scores[order[place]] - scores[which]
     better = np.bincount(which[gap > margin[which]], minlength=len(gold))
     tied = np.bincount(which[np.abs(gap) <= margin[which]], minlength=len(gold))
     return better, tied

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from caption_cache.disk import replacing
+from caption_cache.images import data_url
 from kgc_seq2seq.evaluation.plots import (
     learning_curve,
     relation_bars,
@@ -273,7 +272,7 @@ def _card(example: Example) -> str:
     head, relation, tail = map(escape, example.question)
     pictured = escape(example.pictured)
     of = f"<span>{pictured}</span>" if example.pictured not in example.question else ""
-    picture = (f'<div class="picture"><img alt="{pictured}" src="{_data_url(example.image)}">{of}'
+    picture = (f'<div class="picture"><img alt="{pictured}" src="{_small(example.image)}">{of}'
                "</div>" if example.image else '<div class="picture">no image</div>')
     rows = "".join(
         f'<li class="{"gold" if name == example.gold else ""}">'
@@ -289,12 +288,10 @@ def _card(example: Example) -> str:
             f"<ol>{rows}</ol>{below}</div>")
 
 
-def _data_url(image: Image.Image) -> str:
+def _small(image: Image.Image) -> str:
     small = image.copy()
     small.thumbnail((240, 120))
-    buffer = io.BytesIO()
-    small.save(buffer, "png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_url(small, "png")
 
 
 _STYLE = """

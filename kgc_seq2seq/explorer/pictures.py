@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from caption_cache.images import open_or_none, paths_by_entity
+from caption_cache.images import data_url, open_or_none, paths_by_entity, shrunk
 
 SIDE = 240
 """Width and height of a small copy are at most so many pixels."""
@@ -45,9 +43,4 @@ class Pictures:
 
 def _small(root: Path, path: str) -> str | None:
     image = open_or_none(root, path)
-    if image is None:
-        return None
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "jpeg", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return None if image is None else data_url(shrunk(image, SIDE), "jpeg")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.decoding.ragged import spread
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.known import MENTIONS, Known
 from kgc_seq2seq.scorers.mentions import Mentions
@@ -120,7 +121,4 @@ def _rows(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         Which of ``wanted``, and the place, int64 [K] each.
     """
     start = torch.searchsorted(keys, wanted)
-    count = torch.searchsorted(keys, wanted, right=True) - start
-    owner = torch.repeat_interleave(torch.arange(len(wanted), device=keys.device), count)
-    first = count.cumsum(0) - count
-    return owner, torch.arange(len(owner), device=keys.device) - first[owner] + start[owner]
+    return spread(start, torch.searchsorted(keys, wanted, right=True) - start)
