@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from caption_cache.command_line import Answer, Parser, answering, whole_number
 from caption_cache.errors import InputError
+from caption_cache.prompts import SCOPES
 
 if TYPE_CHECKING:
     from caption_cache.build import Preview, Report
 
-SCOPES = ("entity", "commonsense", "visual", "pair", "summary", "relation")
-"""As `build.scopes.SCOPES`, which would load too much for ``--help``."""
 _SUBJECTS = {"entity": "entities", "commonsense": "entities", "visual": "entities",
              "pair": "pairs, in both orders,",
              "summary": "pairs, in both orders,", "relation": "entities with a relation"}

@@ -12,6 +12,10 @@ from typing import Any
 
 from caption_cache.errors import InputError
 
+SCOPES = ("entity", "commonsense", "visual", "pair", "summary", "relation")
+"""What texts can be about. The first and second setting of MMKG-T5 (arXiv 2501.15688) are ``pair``
+and ``summary`` here; its third asks ``commonsense`` and ``visual`` of all images of an entity, and
+``entity`` is the same for captioners of one image."""
 STANDARD = Path(__file__).with_name("prompts.toml")
 """The questions that come with this package."""
 

@@ -20,7 +20,6 @@ from test_caption_build import Shades, make_dataset, paint, shown
 
 from caption_cache import cli
 from caption_cache.build import Report, Task, build, preview
-from caption_cache.build.scopes import SCOPES
 from caption_cache.captioners import Identity, Refusal, Request, YesNo
 from caption_cache.captions import (
     current_rows,
@@ -32,7 +31,7 @@ from caption_cache.captions import (
 from caption_cache.errors import InputError
 from caption_cache.images import Flaw, ImageError, has_images, read_bytes
 from caption_cache.links import INVERSE, Links, read_links
-from caption_cache.prompts import STANDARD, read_prompts
+from caption_cache.prompts import SCOPES, STANDARD, read_prompts
 from caption_cache.stats import stats
 from caption_cache.store import Store
 from caption_cache.verify import verify

@@ -26,7 +26,6 @@ from caption_cache.build.plan import Item, Outcome, Standing, compare, pending
 from caption_cache.build.processes import Processes, joined
 from caption_cache.build.scopes import (
     RELEVANCE,
-    SCOPES,
     Asker,
     Gallery,
     plan_again,
@@ -56,7 +55,7 @@ from caption_cache.images import (
 from caption_cache.links import Links, read_links
 from caption_cache.prefetch import prefetch
 from caption_cache.progress import progress_bar
-from caption_cache.prompts import STANDARD, Prompt, read_prompts
+from caption_cache.prompts import SCOPES, STANDARD, Prompt, read_prompts
 from caption_cache.source import Source
 from caption_cache.store import PartWriter, Row, Store, as_table
 

@@ -16,10 +16,6 @@ from caption_cache.links import Links
 from caption_cache.prompts import Prompt
 from caption_cache.source import Source
 
-SCOPES = ("entity", "commonsense", "visual", "pair", "summary", "relation")
-"""What texts can be about. The first and second setting of MMKG-T5 (arXiv 2501.15688) are ``pair``
-and ``summary`` here; its third asks ``commonsense`` and ``visual`` of all images of an entity, and
-``entity`` is the same for captioners of one image."""
 RELEVANCE = "relevance"
 """The scope of the answers whether an image is kept; `said_yes` reads them."""
 
