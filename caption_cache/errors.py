@@ -7,3 +7,9 @@ class InputError(Exception):
     The sentence names the file, the line or the key, and the mend. Command lines print it
     without a traceback and end with exit code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, without its full stop, for such a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

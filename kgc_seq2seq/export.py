@@ -14,13 +14,13 @@ from huggingface_hub import HfApi
 
 from caption_cache.captions import current_rows
 from caption_cache.disk import cannot_write, replacing
-from caption_cache.errors import InputError
+from caption_cache.errors import InputError, first_line
 from caption_cache.store import Store
 from kgc_seq2seq.config import read_yaml, to_yaml
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.folder import refuse_taken
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
-from kgc_seq2seq.hub import shared_name, why
+from kgc_seq2seq.hub import shared_name
 from kgc_seq2seq.model_card import model_card
 from kgc_seq2seq.runs import WEIGHTS, read_fusion, read_generator, run_kind
 
@@ -152,6 +152,6 @@ def push_to_hub(
                 repo_id=name, folder_path=folder, delete_patterns=[f"{part}/*" for part in _PARTS],
                 commit_message="Upload a run of kgc-seq2seq")
         except Exception as error:  # of the hub, of HTTP, of names
-            raise InputError(f"{name} cannot be uploaded ({why(error)}); check the name, the "
-                             "network and 'hf auth whoami'.") from None
+            raise InputError(f"{name} cannot be uploaded ({first_line(error)}); check the name, "
+                             "the network and 'hf auth whoami'.") from None
     return str(done.commit_url)

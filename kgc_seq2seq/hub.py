@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from caption_cache.errors import InputError
+from caption_cache.errors import InputError, first_line
 
 KEPT = ("*.json", "*.jsonl", "*.md", "*.model", "*.parquet", "*.safetensors", "*.tsv", "*.yaml")
 """What a run on the hub is made of; nothing else is downloaded, and none of it is unpickled."""
@@ -30,7 +30,7 @@ def fetch_run(run: str | Path, revision: str | None = None) -> Path:
         return Path(snapshot_download(str(run), revision=revision, allow_patterns=list(KEPT)))
     except Exception as error:  # of the hub, of HTTP, of names, of the disk
         raise InputError(f"{run} is no folder, and the hub gives no run of that name "
-                         f"({why(error)}); give the folder of a run or user/name.") from None
+                         f"({first_line(error)}); give the folder of a run or user/name.") from None
 
 
 def shared_name(model: str) -> str:
@@ -38,9 +38,3 @@ def shared_name(model: str) -> str:
     if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model) and not Path(model).is_dir():
         return model
     return f"./{Path(model).resolve().name}"
-
-
-def why(error: Exception) -> str:
-    """The first line of what an error says."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")

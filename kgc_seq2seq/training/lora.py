@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import T5ForConditionalGeneration
 
-from caption_cache.errors import InputError
+from caption_cache.errors import InputError, first_line
 
 _EMBEDDINGS = ("shared", "embed_tokens", "lm_head")
 
@@ -68,8 +68,8 @@ def add_lora(
                 trainable_token_indices=rows if new_tokens else None))
     except ValueError as error:
         raise InputError(f"model.lora.targets does not fit the model "
-                         f"({str(error).strip().splitlines()[0].rstrip('.')}); give names of its "
-                         "linear layers, such as q and v.") from None
+                         f"({first_line(error)}); give names of its linear layers, such as q and "
+                         "v.") from None
     if not tied:
         # peft finds the embedding's other places only where the output is one of them.
         model.set_input_embeddings(model.shared)

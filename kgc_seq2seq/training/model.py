@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from caption_cache.errors import InputError
+from caption_cache.errors import InputError, first_line
 from kgc_seq2seq.training.lora import LoraConfig, add_lora, is_adapter, merged
 
 
@@ -124,7 +124,7 @@ def load_model(source: str | Path) -> T5ForConditionalGeneration:
         with _quiet():
             model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"No model can be loaded from {source} ({_first_line(error)}); give the "
+        raise InputError(f"No model can be loaded from {source} ({first_line(error)}); give the "
                          "folder or the hub name of a T5.") from None
     if not isinstance(model, T5ForConditionalGeneration):
         raise InputError(f"{source} is a {type(model).__name__}; a T5 is needed.")
@@ -148,7 +148,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise InputError(f"No tokenizer can be loaded from {source} ({_first_line(error)}); give "
+        raise InputError(f"No tokenizer can be loaded from {source} ({first_line(error)}); give "
                          "the folder or the hub name of a T5.") from None
     return tokenizer
 
@@ -169,10 +169,6 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caption_cache.errors import InputError
+from caption_cache.errors import InputError, first_line
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.vectors import Vectors, align
 
@@ -39,9 +39,8 @@ def _load(path: Path) -> Tensor:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises nearly anything
-        first = str(error).strip().split("\n")[0].rstrip(".")
-        raise InputError(f"{path} cannot be read as a tensor ({first}); give a file of torch.save "
-                         "that holds one matrix.") from None
+        raise InputError(f"{path} cannot be read as a tensor ({first_line(error)}); give a file of "
+                         "torch.save that holds one matrix.") from None
     if not isinstance(found, Tensor):
         raise InputError(f"{path} holds a {type(found).__name__}; give a file of torch.save that "
                          "holds one matrix.")

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from caption_cache.captioners.checkpoints import find_revision, refuse_incomplete
-from caption_cache.errors import InputError
+from caption_cache.errors import InputError, first_line
 
 
 class _Clip:
@@ -130,9 +130,8 @@ def _refuse_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        why = str(error).strip().split("\n")[0].rstrip(".")
-        raise InputError(f"--device {device} is not to be had here ({why}); choose another, such "
-                         "as cpu.") from None
+        raise InputError(f"--device {device} is not to be had here ({first_line(error)}); choose "
+                         "another, such as cpu.") from None
 
 
 def _unit(found: Any) -> Tensor:
@@ -142,6 +141,5 @@ def _unit(found: Any) -> Tensor:
 
 
 def _cannot_load(source: str, error: Exception) -> InputError:
-    first = str(error).strip().split("\n")[0].rstrip(".")
-    return InputError(f"No encoder can be loaded from {source} ({first}); give the folder or the "
-                      "hub name of a model.")
+    return InputError(f"No encoder can be loaded from {source} ({first_line(error)}); give the "
+                      "folder or the hub name of a model.")
