@@ -19,8 +19,8 @@ from torch.nn import functional
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.complementarity import complementarity
-from kgc_seq2seq.scorers.fusion import masked_softmax
 from kgc_seq2seq.scorers.mocme import Mocme, MocmeConfig
+from kgc_seq2seq.scorers.modal import masked_softmax
 from kgc_seq2seq.scorers.scorer import EntityScorer, Vocabulary
 from kgc_seq2seq.scorers.vectors import Vectors
 from kgc_seq2seq.scorers.weighting import SamplingConfig

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.scorers.fusion import masked_softmax
-from kgc_seq2seq.scorers.modal import ModalConfig, ModalScorer
+from kgc_seq2seq.scorers.modal import ModalConfig, ModalScorer, masked_softmax
 from kgc_seq2seq.scorers.rotate import pick
 from kgc_seq2seq.scorers.scorer import Batch, Vocabulary
 from kgc_seq2seq.scorers.vectors import Vectors

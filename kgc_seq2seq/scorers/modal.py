@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from caption_cache.errors import InputError
@@ -72,3 +73,15 @@ class ModalScorer(RotationScorer):
     def structure(self) -> Tensor | None:
         """The learnt embeddings, if there are any."""
         return self.entities.weight if self.config.structure else None
+
+
+def masked_softmax(logits: Tensor, present: Tensor) -> Tensor:
+    """Softmax along the first dimension over what is present; zeros where nothing is.
+
+    Args:
+        logits: [M, …].
+        present: bool, of the same shape.
+    """
+    # The finite stand-in keeps gradients finite where nothing is present.
+    masked = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
+    return masked.softmax(0) * present
