@@ -202,7 +202,7 @@ def _demo(options: Namespace) -> Answer:
 
     from kgc_seq2seq.completer import Completer, Query
     from kgc_seq2seq.config import RunConfig
-    from kgc_seq2seq.gallery import report_run
+    from kgc_seq2seq.report import report_run
     from kgc_seq2seq.train import run_training
 
     config = RunConfig(dataset="nations", out=str(options.out), seed=options.seed)
@@ -410,7 +410,7 @@ def _features(options: Namespace) -> Answer:
 
 
 def _report(options: Namespace) -> Answer:
-    from kgc_seq2seq.gallery import report_run
+    from kgc_seq2seq.report import report_run
 
     path = report_run(options.run, options.against)
     return Answer({"report": str(path)}, f"The report is {path}.")

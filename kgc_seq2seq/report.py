@@ -17,7 +17,7 @@ from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.evaluation.compare import Measured, compare, read_measured
 from kgc_seq2seq.evaluation.frequency import frequency_ranks
 from kgc_seq2seq.evaluation.ranks import Floats
-from kgc_seq2seq.evaluation.report import Example, Report, write_report
+from kgc_seq2seq.evaluation.report_page import Example, Report, write_report
 from kgc_seq2seq.evaluation.results import TRIPLE, ranks_of, summarize, surest_result
 from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph

@@ -20,8 +20,8 @@ from kgc_seq2seq import train, train_scorer
 from kgc_seq2seq.cli import main
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.evaluation.dense import rank_by_scores
-from kgc_seq2seq.gallery import Gallery
 from kgc_seq2seq.queries import parse_queries
+from kgc_seq2seq.report import Gallery
 from kgc_seq2seq.training.model import load_tokenizer
 
 STEPS = ["--training.steps", "12", "--training.batch_size", "4", "--training.validate_every", "6",

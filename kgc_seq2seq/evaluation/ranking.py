@@ -143,7 +143,7 @@ class CertifiedRanks:
         encoded, owners, golds, scores, margin = _score_gold(
             search, verbalizer, queries, owner, gold, prior)
         found = bracket(search, encoded, owners, golds, margin, gold_scores=scores,
-                        allowed=unknown(search, verbalizer.graph, queries), prior=prior,
+                        allowed=filtered_candidates(search, verbalizer.graph, queries), prior=prior,
                         budget=self.budget, tolerance=self.tolerance)
         return tuple(column.cpu().numpy() for column in (found.better, found.tied, found.open))
 
@@ -167,7 +167,7 @@ def _score_gold(
     return encoded, owners, golds, scores, TOLERANCE * scores.abs().clamp(min=1)
 
 
-def unknown(search: ExactSearch, graph: KnowledgeGraph, queries: Ints) -> Allowed:
+def filtered_candidates(search: ExactSearch, graph: KnowledgeGraph, queries: Ints) -> Allowed:
     """All entities but the known answers of each query, of any split."""
     owner, known = graph.known_answers.rows(graph.query_keys(queries[:, 0], queries[:, 1]))
     return Allowed.without(search.nodes, *(torch.from_numpy(column.astype(np.int64)).to(
@@ -184,7 +184,7 @@ def exact_ranks(
     threshold = torch.full((len(queries),), torch.inf, device=own.device)
     threshold.scatter_reduce_(0, owners, own - margins, "amin")
     found = search.sweep(encoded, threshold, prior=prior,
-                         allowed=unknown(search, verbalizer.graph, queries))
+                         allowed=filtered_candidates(search, verbalizer.graph, queries))
     scores, margin = own.cpu().numpy(), margins.cpu().numpy()
     # Compare every gold with every answer found for its query.
     order = np.argsort(found.queries, kind="stable")

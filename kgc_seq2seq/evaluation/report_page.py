@@ -1,4 +1,4 @@
-"""A report for people: one HTML file that needs nothing else."""
+"""The page of a report for people: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from kgc_seq2seq.evaluation.ranking import (
     TOLERANCE,
     Ranker,
     encode_queries,
-    unknown,
+    filtered_candidates,
 )
 from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.graph.csr import Ints
@@ -95,7 +95,7 @@ class Rerank(Combined):
         sums = self._sums(queries)
         own = sums.gather(1, as_long(questions[:, 2:]).to(sums.device))
         rivals = top_k(search, encode_queries(search, self.generator.verbalizer, queries), count,
-                       allowed=unknown(search, self.graph, queries)).entities
+                       allowed=filtered_candidates(search, self.graph, queries)).entities
         gap = sums.gather(1, rivals) - own
         margin = TOLERANCE * own.abs().clamp(min=1)
         return ((gap > margin).sum(1).cpu().numpy(), (gap.abs() <= margin).sum(1).cpu().numpy())
