@@ -1,4 +1,4 @@
-"""A data set as a folder that a person can make by hand (the format is in the README)."""
+"""A data set as a folder that a person can make by hand (docs/dataset-format.md says how)."""
 
 from __future__ import annotations
 
