@@ -79,7 +79,7 @@ def read_profiles(dataset: Path, source: str | None = None) -> Captions:
         InputError: As in `read_captions`.
     """
     entities = read_entities(dataset)
-    names = dict(zip(entities.columns["id"], entities.columns["name"], strict=True))
+    names = dict(zip(entities.texts("id"), entities.texts("name"), strict=True))
     chosen: tuple[Source, ...] = ()
     said: dict[str, list[str]] = {}
     for scope in PROFILE:
@@ -180,7 +180,7 @@ def current_rows(dataset: Path) -> pa.Table:
         InputError: The data set is malformed, or a part cannot be read.
     """
     rows = last_asked(Store(dataset).read())
-    known = pa.array(read_entities(dataset).columns["id"], pa.string())
+    known = pa.array(read_entities(dataset).texts("id"), pa.string())
     rows = rows.filter(_of_known(rows, known))
     if not has_images(dataset):
         return _by_paths(rows, known)
@@ -279,7 +279,7 @@ def still_shown(dataset: Path, rows: pa.Table) -> pa.Array:
     Raises:
         InputError: The data set is malformed or has no images.
     """
-    known = pa.array(read_entities(dataset).columns["id"], pa.string())
+    known = pa.array(read_entities(dataset).texts("id"), pa.string())
     places = find_places(dataset, rows, {}, show_progress=True)
     return pc.and_(_of_known(rows, known), pa.array(places.first >= 0))
 

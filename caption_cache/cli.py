@@ -198,7 +198,7 @@ def _show(options: Namespace) -> Answer:
     from caption_cache.images import read_entities
     from caption_cache.source import Source
 
-    ids = read_entities(options.dataset).columns["id"]
+    ids = read_entities(options.dataset).texts("id")
     if options.entity not in ids:
         near = ", ".join(difflib.get_close_matches(options.entity, ids))
         raise InputError(f"{options.entity!r} is no id of {options.dataset / 'entities.tsv'}"

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from caption_cache.columns import Columns, read_table
 from caption_cache.errors import InputError
-from caption_cache.tables import Table, read_table
 
 MAX_BYTES = 2**30
 """A larger file is not read: no picture needs it, and it would fill the memory."""
@@ -74,7 +74,7 @@ class ImageFile(NamedTuple):
     """Where the image lies, relative to the data-set folder, with forward slashes."""
 
 
-def read_entities(dataset: Path) -> Table:
+def read_entities(dataset: Path) -> Columns:
     """Read ``entities.tsv``: the columns ``id`` and ``name``, perhaps ``description``.
 
     Raises:
@@ -86,7 +86,7 @@ def read_entities(dataset: Path) -> Table:
                          "entities.tsv and images.")
     table = read_table(dataset / "entities.tsv", ["id", "name"], ["description"])
     seen: set[str] = set()
-    for line, entity in enumerate(table.columns["id"], start=2):
+    for line, entity in enumerate(table.texts("id"), start=2):
         if entity in seen:
             raise InputError(f"{table.path}, line {line}: the id {entity!r} stood there before; "
                              "each must be there once.")
@@ -99,7 +99,7 @@ def has_images(dataset: Path) -> bool:
     return (dataset / "images.tsv").exists() or (dataset / "images").exists()
 
 
-def find_images(dataset: Path, entities: Table) -> list[ImageFile]:
+def find_images(dataset: Path, entities: Columns) -> list[ImageFile]:
     """List the images of a data set: those in ``images.tsv``, or else ``images/<entity id>/*``.
 
     Hidden files are passed over. The files are not opened.
@@ -115,7 +115,7 @@ def find_images(dataset: Path, entities: Table) -> list[ImageFile]:
         InputError: An image belongs to no known entity, is listed twice or is missing, or there
             is no image at all.
     """
-    order = {entity: index for index, entity in enumerate(entities.columns["id"])}
+    order = {entity: index for index, entity in enumerate(entities.texts("id"))}
     listed = (dataset / "images.tsv").exists()
     found = list(_listed(dataset, order) if listed else _in_folders(dataset, order))
     if not found:
@@ -172,7 +172,7 @@ def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
 def _listed(dataset: Path, known: dict[str, int]) -> Iterator[ImageFile]:
     table = read_table(dataset / "images.tsv", ["entity", "path"])
     seen: dict[ImageFile, int] = {}
-    rows = zip(table.columns["entity"], table.columns["path"], strict=True)
+    rows = zip(table.texts("entity"), table.texts("path"), strict=True)
     for line, (entity, path) in enumerate(rows, start=2):
         where = f"{table.path}, line {line}"
         if entity not in known:

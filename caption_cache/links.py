@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from caption_cache.columns import read_table
 from caption_cache.errors import InputError
-from caption_cache.tables import read_table
 
 INVERSE = "^"
 """Before a relation's id: its inverse, as in the property paths of SPARQL 1.1."""
@@ -52,16 +52,16 @@ def read_links(dataset: Path, entities: set[str], split: str = "train") -> Links
                          f"{split!r}: that a pair has a caption would tell the model that the "
                          "fact it is asked for exists; leave --split away.")
     relations = read_table(dataset / "relations.tsv", ["id", "name"], ["inverse_name"])
-    names = dict(zip(relations.columns["id"], relations.columns["name"], strict=True))
+    names = dict(zip(relations.texts("id"), relations.texts("name"), strict=True))
     for line, relation in enumerate(names, start=2):
         if relation.startswith(INVERSE):
             raise InputError(f"{relations.path}, line {line}: the id {relation!r} begins with "
                              f"{INVERSE!r}, which marks inverses; rename it.")
-    stated = relations.columns.get("inverse_name", [""] * len(relations))
     inverse = {INVERSE + relation: told or f"inverse of {names[relation]}"
-               for relation, told in zip(relations.columns["id"], stated, strict=True)}
+               for relation, told in zip(relations.texts("id"), relations.texts("inverse_name"),
+                                         strict=True)}
     facts = read_table(dataset / f"{split}.tsv", ["head", "relation", "tail"])
-    columns = [facts.columns[name] for name in ("head", "relation", "tail")]
+    columns = [facts.texts(name) for name in ("head", "relation", "tail")]
     for name, known, column in zip(("head", "relation", "tail"), (entities, names, entities),
                                    columns, strict=True):
         for line, value in enumerate(column, start=2):

@@ -107,7 +107,7 @@ def make_finished(top: Path, items: int, images_each: int) -> Path:
     images = find_images(dataset, table)
     known = {image.path: Fingerprint(0, int(LONG_AGO) * 10**9, f"{place:064x}")
              for place, image in enumerate(images)}
-    names = dict(zip(table.columns["id"], table.columns["name"], strict=True))
+    names = dict(zip(table.texts("id"), table.texts("name"), strict=True))
     source = Source.of(FixedCost.identity, None)
     planned = list(plan_entities(Asker(Gallery(images, known, names), source, None)))
     store = Store(dataset)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from caption_cache.columns import read_table
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
-from caption_cache.tables import read_table
 from kgc_seq2seq.graph.splits import carve
 
 HERE = Path(__file__).parent
@@ -70,9 +70,10 @@ ABOUT = {
 
 def facts() -> tuple[list[tuple[str, str, str]], dict[str, str]]:
     """All triples by name, and the codes of the nations by name."""
-    nations = read_table(TABLES / "nations.tsv", [
+    table = read_table(TABLES / "nations.tsv", [
         "code", "name", "capital", "subregion", "currencies", "languages", "driving_side",
-        "flag_colours", "flag_layout"]).columns
+        "flag_colours", "flag_layout"])
+    nations = {column: table.texts(column) for column in table.header}
     names = dict(zip(nations["code"], nations["name"], strict=True))
     continent_of = {region: continent for continent, regions in CONTINENTS.items()
                     for region in regions}
@@ -90,12 +91,11 @@ def facts() -> tuple[list[tuple[str, str, str]], dict[str, str]]:
             ("flag_colour", "flag_colours"), ("flag_layout", "flag_layout"),
         ):
             triples += [(nation, relation, value) for value in nations[column][row].split(";")]
-    borders = read_table(TABLES / "borders.tsv", ["a", "b"]).columns
-    for a, b in zip(borders["a"], borders["b"], strict=True):
+    borders = read_table(TABLES / "borders.tsv", ["a", "b"])
+    for a, b in zip(borders.texts("a"), borders.texts("b"), strict=True):
         triples += [(names[a], "borders", names[b]), (names[b], "borders", names[a])]
-    groups = read_table(TABLES / "groups.tsv", ["name", "kind", "members"]).columns
-    for name, kind, members in zip(groups["name"], groups["kind"], groups["members"],
-                                   strict=True):
+    groups = read_table(TABLES / "groups.tsv", ["name", "kind", "members"])
+    for name, kind, members in zip(*map(groups.texts, ("name", "kind", "members")), strict=True):
         triples += [(names[code], GROUP_RELATIONS[kind], name) for code in members.split(";")]
     return triples, {name: code for code, name in names.items()}
 

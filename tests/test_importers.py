@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caption_cache.captions import read_captions
+from caption_cache.columns import read_header
 from caption_cache.errors import InputError
 from caption_cache.images import find_images, read_entities
 from caption_cache.verify import verify
 from kgc_seq2seq import cli
-from kgc_seq2seq.graph.columns import read_header
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.importers import FORMATS, ImportConfig, import_dataset
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph

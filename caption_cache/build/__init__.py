@@ -299,7 +299,7 @@ def _read_task(
     if judged and not isinstance(captioner, Judge):
         raise InputError(f"The captioner {who!r} cannot answer whether an image is relevant to a "
                          "pair; choose another, or ask about every image with --keep-all.")
-    entities = set(read_entities(dataset).columns["id"])
+    entities = set(read_entities(dataset).texts("id"))
     return prompts, read_links(dataset, entities, task.split)
 
 
@@ -321,7 +321,7 @@ def _gallery(
             except OSError as error:
                 raise cannot_write(index, error) from None
     return Gallery(images, fingerprints,
-                   dict(zip(entities.columns["id"], entities.columns["name"], strict=True)))
+                   dict(zip(entities.texts("id"), entities.texts("name"), strict=True)))
 
 
 def _without_text(rows: pa.Table, scope: str, name: str, dataset: Path) -> pa.Table:

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caption_cache.columns import Columns, first_true, read_table, shown
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import Columns, first_true, read_table, shown
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.graph.prepared import FOLDER, open_prepared, stamps_of, write_prepared
@@ -46,17 +46,17 @@ def read_graph(folder: Path, *, flawed: bool = False) -> KnowledgeGraph:
         if not flawed:
             _refuse_repeats(table, "name")
             _refuse_empty(table, "name")
-    relation_names = _texts(relations, "name")
+    relation_names = relations.texts("name")
     inverse_names = [inverse or f"inverse of {name}" for name, inverse in zip(
-        relation_names, _texts(relations, "inverse_name"), strict=True)]
+        relation_names, relations.texts("inverse_name"), strict=True)]
     splits = {split: _read_triples(folder / f"{split}.tsv", entities["id"], relations["id"],
                                    may_be_empty=flawed) for split in SPLITS}
     return KnowledgeGraph(
         name=str(read_about(folder).get("name", folder.name)),
-        entity_ids=_texts(entities, "id"),
-        entity_names=_texts(entities, "name"),
-        entity_descriptions=_texts(entities, "description"),
-        relation_ids=_texts(relations, "id"),
+        entity_ids=tuple(entities.texts("id")),
+        entity_names=tuple(entities.texts("name")),
+        entity_descriptions=tuple(entities.texts("description")),
+        relation_ids=tuple(relations.texts("id")),
         relation_names=(*relation_names, *inverse_names),
         **splits,
     )
@@ -153,17 +153,11 @@ def write_triples(path: Path, triples: Ints, entity_ids: pa.Array, relation_ids:
                        "tail": entity_ids.take(tail)})
 
 
-def _texts(table: Columns, column: str) -> tuple[str, ...]:
-    if column not in table.header:
-        return ("",) * len(table)
-    return tuple(table[column].to_numpy().tolist())
-
-
 def _refuse_repeats(table: Columns, column: str) -> None:
     if pc.count_distinct(table[column]).as_py() == len(table):
         return
     first: dict[str, int] = {}
-    for line, value in enumerate(_texts(table, column), start=2):
+    for line, value in enumerate(table.texts(column), start=2):
         if first.setdefault(value, line) != line:
             raise InputError(f"{table.path}, line {line}: the {column} {value!r} stands at line "
                              f"{first[value]} already; each must be there once.")

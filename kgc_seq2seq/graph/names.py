@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caption_cache.columns import first_true, shown
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import first_true, shown
 from kgc_seq2seq.graph.csr import Csr, Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 

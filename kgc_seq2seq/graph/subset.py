@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caption_cache.columns import read_table
 from caption_cache.disk import cannot_write, link_or_copy, replacing
 from caption_cache.errors import InputError
 from caption_cache.images import find_images, has_images, read_entities
 from caption_cache.links import INVERSE
 from caption_cache.store import Store
-from kgc_seq2seq.graph.columns import read_table
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import (
     read_about,

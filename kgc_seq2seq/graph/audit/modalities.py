@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caption_cache.columns import read_table
 from caption_cache.errors import InputError
 from caption_cache.fingerprints import recall, take_fingerprints
 from caption_cache.images import (
@@ -24,7 +25,6 @@ from caption_cache.images import (
 from caption_cache.prefetch import prefetch
 from caption_cache.store import Store
 from kgc_seq2seq.graph.audit.findings import NUM_EXAMPLES, Finding, Severity
-from kgc_seq2seq.graph.columns import read_table
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
 MANY = 5
@@ -82,7 +82,7 @@ def _listed(dataset: Path, graph: KnowledgeGraph) -> tuple[list[ImageFile], list
     table = read_table(dataset / "images.tsv", ["entity", "path"])
     strangers = np.flatnonzero(pc.is_null(pc.index_in(
         table["entity"], value_set=pa.array(graph.entity_ids, pa.string())))).tolist()
-    rows = list(zip(table["entity"].to_pylist(), table["path"].to_pylist(), strict=True))
+    rows = list(zip(table.texts("entity"), table.texts("path"), strict=True))
     missing = [row for row, (_, path) in enumerate(rows) if not _inside(dataset, path)]
     findings = []
     if missing:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from caption_cache.columns import first_true, shown
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import first_true, shown
 from kgc_seq2seq.graph.csr import distinct_rows
 from kgc_seq2seq.graph.folder import refuse_taken, write_about, write_table, write_triples
 from kgc_seq2seq.graph.importers.hub import read_hub

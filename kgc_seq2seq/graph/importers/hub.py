@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from caption_cache.columns import Columns
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import Columns
 from kgc_seq2seq.graph.importers.raw import Order, RawGraph
 from kgc_seq2seq.graph.importers.tsv import number_tables
 

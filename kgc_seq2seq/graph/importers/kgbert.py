@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kgc_seq2seq.graph.columns import read_columns
+from caption_cache.columns import read_columns
 from kgc_seq2seq.graph.importers.raw import (
     Order,
     RawGraph,

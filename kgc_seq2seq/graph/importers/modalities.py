@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from caption_cache.captioners import Identity
+from caption_cache.columns import shown
 from caption_cache.disk import link_or_copy
 from caption_cache.errors import InputError
 from caption_cache.images import content_hash
 from caption_cache.source import Source
 from caption_cache.store import Row, Store
-from kgc_seq2seq.graph.columns import shown
 from kgc_seq2seq.graph.folder import write_table
 from kgc_seq2seq.graph.importers.joins import Joined, join, variants
 

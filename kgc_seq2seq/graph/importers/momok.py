@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from caption_cache.columns import first_true, read_columns, separator_of, shown
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import first_true, read_columns, separator_of, shown
 from kgc_seq2seq.graph.importers.joins import join_names
 from kgc_seq2seq.graph.importers.raw import (
     Order,

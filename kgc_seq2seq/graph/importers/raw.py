@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import (
+from caption_cache.columns import (
     Columns,
     read_columns,
     read_lines,
     separator_of,
     shown,
 )
+from caption_cache.errors import InputError
 from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
 

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from caption_cache.errors import InputError
-from kgc_seq2seq.graph.columns import (
+from caption_cache.columns import (
     Columns,
     ends_with_newline,
     first_true,
     read_columns,
     read_header,
 )
+from caption_cache.errors import InputError
 from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.importers.raw import Order, RawGraph, find_file, in_order
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from caption_cache.captions import read_captions
+from caption_cache.columns import Columns
 from caption_cache.disk import cannot_write, locked, replacing
 from caption_cache.images import find_images, has_images, read_entities
 from caption_cache.progress import progress_bar
-from caption_cache.tables import Table
 from kgc_seq2seq.scorers.features.generated import (
     GeneratedImage,
     GeneratedText,
@@ -133,11 +133,9 @@ def complete_texts(dataset: Path, captions: str | None = None) -> Completed:
     return Completed("text", str(table), len(entities), len(lacking), len(rows) - kept, kept)
 
 
-def _described(entities: Table) -> Iterator[tuple[str, str, str]]:
+def _described(entities: Columns) -> Iterator[tuple[str, str, str]]:
     """Id, name and description of each entity."""
-    columns = entities.columns
-    described = columns.get("description", [""] * len(entities))
-    return zip(columns["id"], columns["name"], described, strict=True)
+    return zip(*map(entities.texts, ("id", "name", "description")), strict=True)
 
 
 def _place(entity: str) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from caption_cache.columns import Columns, read_table
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
 from caption_cache.images import ImageFile, find_images, has_images
-from caption_cache.tables import Table, read_table
 
 
 class GeneratedImage(NamedTuple):
@@ -82,7 +82,7 @@ def write_rows(path: Path, rows: Sequence[GeneratedImage] | Sequence[GeneratedTe
         aside.write_text("".join("\t".join(row) + "\n" for row in [fields, *rows]), "utf-8")
 
 
-def images_to_read(dataset: Path, entities: Table, *, generated: bool
+def images_to_read(dataset: Path, entities: Columns, *, generated: bool
                    ) -> tuple[list[ImageFile], set[str]]:
     """The images of a data set, and the entities whose image was generated.
 
@@ -99,7 +99,7 @@ def images_to_read(dataset: Path, entities: Table, *, generated: bool
     """
     painted = [row for row in read_generated_images(dataset) if row.path] if generated else []
     images = find_images(dataset, entities) if has_images(dataset) or not painted else []
-    own, known = {image.entity for image in images}, set(entities.columns["id"])
+    own, known = {image.entity for image in images}, set(entities.texts("id"))
     more = [ImageFile(row.entity, row.path) for row in painted if row.entity not in own]
     for image in more:
         if image.entity not in known or not (dataset / image.path).is_file():
@@ -113,5 +113,4 @@ def images_to_read(dataset: Path, entities: Table, *, generated: bool
 def _rows(path: Path, fields: Sequence[str]) -> Iterable[tuple[str, ...]]:
     if not path.is_file():
         return []
-    columns = read_table(path, fields).columns
-    return zip(*(columns[field] for field in fields), strict=True)
+    return zip(*map(read_table(path, fields).texts, fields), strict=True)

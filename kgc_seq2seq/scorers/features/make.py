@@ -170,15 +170,14 @@ class _Texts:
 
 
 def _read_texts(dataset: Path, captions: str | None, *, generated: bool) -> _Texts:
-    entities = read_entities(dataset).columns
-    ids = entities["id"]
-    own = entities.get("description", [""] * len(ids))
+    entities = read_entities(dataset)
+    ids, own = entities.texts("id"), entities.texts("description")
     seen = {} if captions is None else read_captions(dataset, captions or None).texts
     stand_in = ({row.entity: row.text for row in read_generated_texts(dataset)} if generated
                 else {})
     said = [(description if description.strip() else stand_in.get(entity, ""),
              seen.get(entity, "")) for entity, description in zip(ids, own, strict=True)]
-    return _Texts(ids, entities["name"], said, [
+    return _Texts(ids, entities.texts("name"), said, [
         entity in stand_in and not description.strip()
         for entity, description in zip(ids, own, strict=True)])
 
@@ -206,7 +205,7 @@ def make_image_vectors(
         InputError: The data set is malformed or has no image.
     """
     table = read_entities(dataset)
-    ids = table.columns["id"]
+    ids = table.texts("id")
     images: dict[str, list[str]] = {entity: [] for entity in ids}
     found, painted = images_to_read(dataset, table, generated=generated)
     for image in found:

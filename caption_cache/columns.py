@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Longs
 
 _BLOCK = 2**23
 _NEWLINE, _RETURN = 10, 13
@@ -39,11 +39,18 @@ class Columns:
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         return self.cells[self.header.index(name)]
 
+    def texts(self, name: str) -> list[str]:
+        """A column as texts; where the file has no such column, "" in every row."""
+        if name not in self.header:
+            return [""] * len(self)
+        texts: list[str] = self[name].to_numpy().tolist()
+        return texts
+
     def where(self, row: int) -> str:
         """The place of a row, to begin an error message with."""
         return f"{self.path}, line {row + self.first_line}"
 
-    def whole_numbers(self, column: int, what: str) -> Longs:
+    def whole_numbers(self, column: int, what: str) -> npt.NDArray[np.int64]:
         """A column of whole numbers from 0 on, int64 [rows].
 
         Raises:
@@ -58,7 +65,7 @@ class Columns:
         if (row := first_true(bad)) is not None:
             raise InputError(f"{self.where(row)}: {shown(cells[row].as_py())} is no {what}; "
                              "a whole number from 0 on must stand there.")
-        values: Longs = numbers.to_numpy()
+        values: npt.NDArray[np.int64] = numbers.to_numpy()
         return values
 
 
@@ -136,14 +143,25 @@ def read_header(path: Path) -> list[str]:
 
 
 def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Columns:
-    """Read a table as `caption_cache.tables.read_table` does, whatever its size.
+    """Read a UTF-8 tab-separated file whose first line names its columns, as `read_columns` does.
+
+    Blank lines between rows are refused, so that row ``i`` stood at line ``i + 2``.
+
+    Args:
+        path: The file.
+        required: Columns that must be there; every cell of the first must be non-empty.
+        optional: Columns that may be there. Any other column is refused.
 
     Raises:
         InputError: The file is missing, not UTF-8, or not such a table; with the line.
     """
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         raise InputError(f"{path} is missing; it must be a table with the columns "
-                         f"{', '.join(required)}.")
+                         f"{', '.join(required)}.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     expected = " <tab> ".join([*required, *(f"[{name}]" for name in optional)])
     if _end_of_content(path) == 0:
         raise InputError(f"{path} is empty; its first line must be {expected}.")
@@ -237,7 +255,9 @@ def _split(
     return columns
 
 
-def _cells(data: bytes, separator: bytes | None) -> tuple[Longs, Longs, Longs]:
+def _cells(
+    data: bytes, separator: bytes | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where each cell starts and ends, and how many each line has."""
     text = np.frombuffer(data, np.uint8)
     stops = text == _NEWLINE
