@@ -9,15 +9,13 @@ import numpy as np
 import torch
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Bools, Floats, Ints
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.decoding.nodes import Allowed
 from kgc_seq2seq.evaluate import refuse_other_train, refuse_unfinished, training_facts
 from kgc_seq2seq.evaluation.calibration import reliability
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
-from kgc_seq2seq.evaluation.ranks import Floats
 from kgc_seq2seq.evaluation.results import protocol, write_result
-from kgc_seq2seq.evaluation.slices import Mask
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.systems.fused import Fused
 from kgc_seq2seq.systems.generator import OPEN_MASS, Generator
@@ -53,7 +51,7 @@ def calibrate_run(run: Path, split: str) -> dict[str, Any]:
     return result
 
 
-def best_answers(completer: Completer, triples: Ints) -> tuple[Floats, Mask]:
+def best_answers(completer: Completer, triples: Ints) -> tuple[Floats, Bools]:
     """The probability of the best answer to both queries of every triple, and if it is right.
 
     As in filtered ranks, other known answers are no candidates; the rest share the probability 1.

@@ -17,6 +17,7 @@ from caption_cache.command_line import Answer
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
 from caption_cache.images import has_images, paths_by_entity
+from kgc_seq2seq.arrays import Bools
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import CertifiedRanks
@@ -30,7 +31,6 @@ from kgc_seq2seq.evaluation.results import (
     write_result,
 )
 from kgc_seq2seq.evaluation.sampled import SampledRanks
-from kgc_seq2seq.evaluation.slices import Mask
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.runs import open_run, read_fusion, run_kind
@@ -197,7 +197,7 @@ def training_facts(run: Path) -> dict[str, Any]:
     return facts
 
 
-def _pictured(run: Path, graph: KnowledgeGraph) -> Mask | None:
+def _pictured(run: Path, graph: KnowledgeGraph) -> Bools | None:
     """Which entities have an image, bool [N]; None where the data set has no images folder."""
     dataset = _dataset(run)
     if not has_images(dataset):

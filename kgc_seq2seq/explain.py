@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.completer import Completer, Prediction, Query
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.systems.system import as_tensors
 

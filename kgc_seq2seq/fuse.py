@@ -17,12 +17,12 @@ from torch import Tensor
 from caption_cache.command_line import Answer
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.config import read_yaml
 from kgc_seq2seq.evaluate import conclude, refuse_other_train, refuse_unfinished
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import RankKind, ranker_of
 from kgc_seq2seq.evaluation.results import write_result
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.runs import (
     WEIGHTS,

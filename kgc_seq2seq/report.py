@@ -13,13 +13,12 @@ from PIL.Image import Image
 
 from caption_cache.errors import InputError
 from caption_cache.images import open_or_none, paths_by_entity
+from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.evaluation.compare import Measured, compare, read_measured
 from kgc_seq2seq.evaluation.frequency import frequency_ranks
-from kgc_seq2seq.evaluation.ranks import Floats
 from kgc_seq2seq.evaluation.report_page import Example, Report, write_report
 from kgc_seq2seq.evaluation.results import TRIPLE, ranks_of, summarize, surest_result
-from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.runs import open_run
 from kgc_seq2seq.training.logs import read_metrics

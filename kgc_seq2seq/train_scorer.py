@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import replacing
+from kgc_seq2seq.arrays import Longs
 from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml, spelled_out
 from kgc_seq2seq.evaluate import conclude
 from kgc_seq2seq.evaluation.dense import rank_with_scorer
@@ -27,7 +28,7 @@ from kgc_seq2seq.scorers.known import known_hash, read_known
 from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, scorer_class
 from kgc_seq2seq.systems.dense import Dense
 from kgc_seq2seq.train import add_training_options, begin, is_new, train_task
-from kgc_seq2seq.training.batches import Examples, Longs
+from kgc_seq2seq.training.batches import Examples
 from kgc_seq2seq.training.compiling import compile_model
 from kgc_seq2seq.training.denormals import no_denormals
 

@@ -26,6 +26,7 @@ from bench_common import bench_parser, finish, peak_bytes
 from transformers import LogitsProcessorList, T5Config, T5ForConditionalGeneration
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.decoding.beam import beam_search
 from kgc_seq2seq.decoding.best_first import Bracket, bracket, top_k
@@ -34,7 +35,7 @@ from kgc_seq2seq.decoding.logits_processor import TrieLogitsProcessor
 from kgc_seq2seq.decoding.nodes import TrieNodes
 from kgc_seq2seq.decoding.ragged import best_of_each
 from kgc_seq2seq.decoding.tree_decoder import Encoded, TreeDecoder
-from kgc_seq2seq.decoding.trie import EntityTrie, Ints, Longs
+from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, encode_queries
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.text.input_config import InputConfig

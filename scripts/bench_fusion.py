@@ -36,12 +36,12 @@ from rich.console import Console
 
 from caption_cache.build import build
 from caption_cache.captioners import load_captioner
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.config import RunConfig, config_parser, parse_config, read_yaml
 from kgc_seq2seq.decoding.nodes import Prior
 from kgc_seq2seq.evaluation.ranking import rank_triples
 from kgc_seq2seq.evaluation.results import protocol, read_result, summarize, write_result
 from kgc_seq2seq.fuse import FuseConfig, fuse_runs
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.runs import Method, Run, open_run, read_fusion
 from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors

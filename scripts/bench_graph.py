@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from bench_common import bench_parser, finish, peak_bytes
 
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.arrays import Ints
 
 RELATIONS = 822
 FULL = (5_000_000, 21_000_000)

@@ -28,8 +28,8 @@ from bench_common import bench_parser, finish
 from caption_cache.build import build
 from caption_cache.captioners import load_captioner
 from caption_cache.prefetch import prefetch
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.config import RunConfig
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.importers import ImportConfig, import_dataset
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -37,7 +37,7 @@ from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.verbalizer import Verbalizer
-from kgc_seq2seq.training.batches import Batch, Batches, Examples, Longs
+from kgc_seq2seq.training.batches import Batch, Batches, Examples
 from kgc_seq2seq.training.loop import MADE_AHEAD
 from kgc_seq2seq.training.model import ModelConfig, make_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig, make_optimizer

@@ -22,11 +22,11 @@ import torch
 from bench_common import bench_parser, finish, spread
 from rich.console import Console
 
+from kgc_seq2seq.arrays import Ints, Singles
 from kgc_seq2seq.config import RunConfig
-from kgc_seq2seq.evaluation.dense import Scores, rank_by_scores
+from kgc_seq2seq.evaluation.dense import rank_by_scores
 from kgc_seq2seq.evaluation.frequency import frequency_ranks
 from kgc_seq2seq.evaluation.results import read_result, summarize, write_result
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.nations import write_nations
@@ -135,7 +135,7 @@ def generator(
 
 
 def measure(
-    graph: KnowledgeGraph, split: str, score: Callable[[Ints], Scores]
+    graph: KnowledgeGraph, split: str, score: Callable[[Ints], Singles]
 ) -> dict[str, Any]:
     """The metrics of a system that scores every entity."""
     triples = graph.split(split)
@@ -148,7 +148,7 @@ def embedding(
 ) -> dict[str, Any]:
     """Choose a setting on valid with the first seed, then test it with every seed."""
     console = Console(stderr=True)
-    fitted: dict[str, Callable[[Ints], Scores]] = {}
+    fitted: dict[str, Callable[[Ints], Singles]] = {}
 
     def measured(split: str, setting: Setting, seed: int) -> dict[str, Any]:
         label = "-".join(map(str, [name, *setting.values(), "seed", seed]))
@@ -172,7 +172,7 @@ def embedding(
 
 def fit(
     name: str, graph: KnowledgeGraph, setting: Setting, seed: int, *, quick: bool
-) -> Callable[[Ints], Scores]:
+) -> Callable[[Ints], Singles]:
     """Train a model of PyKEEN; gives its scores of all entities."""
     from pykeen.pipeline import pipeline
     from pykeen.triples import CoreTriplesFactory
@@ -205,7 +205,7 @@ def fit(
         evaluation_kwargs={"use_tqdm": False}, random_seed=seed, device="cpu", **how)
     trained = result.model.eval()
 
-    def score(queries: Ints) -> Scores:
+    def score(queries: Ints) -> Singles:
         entity, relation = torch.from_numpy(queries.astype(np.int64)).unbind(1)
         backward = relation >= graph.num_relations
         scores = torch.empty(len(queries), graph.num_entities)

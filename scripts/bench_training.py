@@ -39,13 +39,13 @@ from transformers import (
 from caption_cache.build import build
 from caption_cache.captioners import load_captioner
 from caption_cache.captions import read_captions
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
-from kgc_seq2seq.training.batches import Examples, Longs
+from kgc_seq2seq.training.batches import Examples
 from kgc_seq2seq.training.loop import TrainingConfig, train
 from kgc_seq2seq.training.model import ModelConfig, make_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig

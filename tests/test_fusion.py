@@ -20,6 +20,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
 from kgc_seq2seq import train, train_scorer
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.cli import main
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Prior
@@ -29,7 +30,6 @@ from kgc_seq2seq.evaluation import ranking
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, CertifiedRanks, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.sampled import SampledRanks
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.one_vs_all import DistMult, OneVsAllConfig
 from kgc_seq2seq.scorers.prior import Voice

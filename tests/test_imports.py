@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import ROOT
 
 FLOORS = [
-    ["caption_cache", "kgc_seq2seq._version"],
+    ["caption_cache", "kgc_seq2seq._version", "kgc_seq2seq.arrays"],
     ["kgc_seq2seq.decoding", "kgc_seq2seq.training"],
     ["kgc_seq2seq.graph"],
     ["kgc_seq2seq.text", "kgc_seq2seq.scorers"],

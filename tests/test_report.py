@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kgc_seq2seq import cli
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.evaluation.dense import rank_by_scores
 from kgc_seq2seq.evaluation.frequency import frequency_ranks
 from kgc_seq2seq.evaluation.plots import relation_bars, reliability_diagram, weight_bars
 from kgc_seq2seq.evaluation.ranks import metrics
 from kgc_seq2seq.evaluation.report_page import Example, Report, write_report
 from kgc_seq2seq.evaluation.results import read_result
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.report import Gallery
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Longs, Singles
 from kgc_seq2seq.decoding.nodes import Allowed, Prior, TrieNodes
 from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
-
-Floats = npt.NDArray[np.float32]
-Longs = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE = 8192
 """Decoder positions in one step, at most; more make it no faster on a CPU."""
@@ -33,7 +30,7 @@ class Answers:
     """Which query each answer belongs to, int64 [A]."""
     entities: Longs
     """The entity, int64 [A]."""
-    scores: Floats
+    scores: Singles
     """Sum of the log-probabilities of its name's tokens, EOS included, and its prior if there is
     one, float32 [A]."""
 
@@ -148,7 +145,7 @@ class ExactSearch:
                                      "float16, which T5 does not stand.")
         return found
 
-    def all_scores(self, encoded: Encoded) -> Floats:
+    def all_scores(self, encoded: Encoded) -> Singles:
         """The score of every entity for every query, float32 [Q, N]: brute force."""
         answers = self.sweep(encoded, torch.full((len(encoded),), -torch.inf,
                                                  device=self.decoder.device))

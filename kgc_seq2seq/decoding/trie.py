@@ -8,14 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from caption_cache.disk import replacing
-
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
+from kgc_seq2seq.arrays import Bools, Ints, Longs
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +136,9 @@ class EntityTrie:
         return len(self.tokens)
 
     @cached_property
-    def is_leaf(self) -> npt.NDArray[np.bool_]:
+    def is_leaf(self) -> Bools:
         """Which nodes end a name, bool [M]."""
-        leaf: npt.NDArray[np.bool_] = self.children[1:] == self.children[:-1]
+        leaf: Bools = self.children[1:] == self.children[:-1]
         return leaf
 
     def save(self, path: Path) -> None:

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from kgc_seq2seq.evaluation.ranks import Floats
-from kgc_seq2seq.evaluation.slices import Mask
+from kgc_seq2seq.arrays import Bools, Floats
 
 BINS = 10
 """Of equal width, 0 … 1; a bin holds its upper end."""
 
 
-def reliability(confidence: Floats, right: Mask) -> dict[str, Any]:
+def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
     """A reliability diagram and the expected calibration error (Guo et al. 2017, eq. 3).
 
     Args:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.evaluation.ranks import Floats, Ranks, gains
+from kgc_seq2seq.arrays import Bools, Floats
+from kgc_seq2seq.evaluation.ranks import Ranks, gains
 from kgc_seq2seq.evaluation.results import TRIPLE, ranks_of, read_ranks, read_result
-from kgc_seq2seq.evaluation.slices import Mask
 
 PROTOCOL = {
     "graph": "data set", "split": "split", "ranks": "kind of ranks",
@@ -105,7 +105,7 @@ def _differences(
         return None
     is_tail = first.table["direction"].to_numpy() == "tail"
     one, two = ranks_of(first.table), ranks_of(other.table)
-    masks: dict[str, Mask] = {"both": is_tail | ~is_tail, "tail": is_tail, "head": ~is_tail}
+    masks: dict[str, Bools] = {"both": is_tail | ~is_tail, "tail": is_tail, "head": ~is_tail}
     return {side: paired_differences(one[chosen], two[chosen], resamples, seed)
             for side, chosen in masks.items()}
 

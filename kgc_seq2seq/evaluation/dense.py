@@ -6,26 +6,23 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.progress import tracked
+from kgc_seq2seq.arrays import Ints, Longs, Singles
 from kgc_seq2seq.evaluation.kept import Kept, once
-from kgc_seq2seq.evaluation.ranking import TOLERANCE, Longs
+from kgc_seq2seq.evaluation.ranking import TOLERANCE
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
-
-Scores = npt.NDArray[np.float32]
 
 QUERIES_AT_ONCE = 256
 
 
 def rank_by_scores(
-    graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Scores], *,
+    graph: KnowledgeGraph, triples: Ints, score: Callable[[Ints], Singles], *,
     kept: Kept | None = None, show_progress: bool = False
 ) -> Ranks:
     """Rank the gold answers of both queries of every triple among all N entities.
@@ -57,7 +54,7 @@ def rank_by_scores(
     return Ranks(*columns)
 
 
-def _rank(graph: KnowledgeGraph, questions: Ints, score: Callable[[Ints], Scores]) -> Longs:
+def _rank(graph: KnowledgeGraph, questions: Ints, score: Callable[[Ints], Singles]) -> Longs:
     """Better and tied of questions, int64 [2, G]."""
     keys = graph.query_keys(questions[:, 0], questions[:, 1])
     _, first, shared = np.unique(keys, return_index=True, return_inverse=True)
@@ -94,8 +91,8 @@ def rank_on_processes(
     accelerator: Accelerator, kept: Kept | None = None,
 ) -> Ranks:
     """As `rank_by_scores`, by a tensor on any device; every process does its share and has all."""
-    def numbers(queries: Ints) -> Scores:
-        found: Scores = score(queries).float().cpu().numpy()
+    def numbers(queries: Ints) -> Singles:
+        found: Singles = score(queries).float().cpu().numpy()
         return found
 
     # By relation, since some scorers prepare their entities for one relation after another.

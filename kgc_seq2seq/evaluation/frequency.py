@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
 

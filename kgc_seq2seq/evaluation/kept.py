@@ -14,7 +14,7 @@ import numpy.typing as npt
 from accelerate import Accelerator
 
 from caption_cache.disk import replacing
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.arrays import Ints
 
 Found = npt.NDArray[Any]
 

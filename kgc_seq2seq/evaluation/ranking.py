@@ -8,24 +8,23 @@ from functools import partial
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.errors import InputError
 from caption_cache.progress import tracked
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.decoding.best_first import bracket
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.decoding.tree_decoder import Encoded
 from kgc_seq2seq.evaluation.kept import Kept, once
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints, expand_spans
+from kgc_seq2seq.graph.csr import expand_spans
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
-Longs = npt.NDArray[np.int64]
 PriorOf = Callable[[Ints], Prior]
 """What scorers add to the scores of queries, int32 [Q, 2]."""
 

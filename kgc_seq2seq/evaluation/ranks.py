@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Longs = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from kgc_seq2seq.arrays import Bools, Floats, Longs
 
 HITS = (1, 3, 10)
 
@@ -42,7 +41,7 @@ class Ranks:
         """The mean of the two: the expected rank when ties are broken at random."""
         return (self.optimistic + self.pessimistic) / 2
 
-    def __getitem__(self, chosen: npt.NDArray[np.bool_] | slice) -> Ranks:
+    def __getitem__(self, chosen: Bools | slice) -> Ranks:
         return Ranks(self.better[chosen], self.tied[chosen],
                      None if self.open is None else self.open[chosen])
 

@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Bools, Ints
 from kgc_seq2seq.evaluation.ranking import TOLERANCE
 from kgc_seq2seq.evaluation.ranks import Ranks, metrics
-from kgc_seq2seq.evaluation.slices import Mask, slices
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.evaluation.slices import slices
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 
 TRIPLE = ("head", "relation", "tail")
 
 
 def summarize(
-    graph: KnowledgeGraph, triples: Ints, ranks: Ranks, pictured: Mask | None = None
+    graph: KnowledgeGraph, triples: Ints, ranks: Ranks, pictured: Bools | None = None
 ) -> dict[str, Any]:
     """Metrics over both directions, each of them, each relation, and each slice of the queries.
 
@@ -44,7 +44,7 @@ def summarize(
     is_tail = np.arange(2 * count) < count
     relation = np.tile(triples[:, 1], 2)
 
-    def sides(chosen: Mask) -> dict[str, Any]:
+    def sides(chosen: Bools) -> dict[str, Any]:
         parts = {"both": chosen, "tail": chosen & is_tail, "head": chosen & ~is_tail}
         return {side: metrics(ranks[part]) for side, part in parts.items() if part.any()}
 

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.logits_processor import TrieLogitsProcessor, spelt_entities
 from kgc_seq2seq.decoding.nodes import Prior
-from kgc_seq2seq.evaluation.ranking import Longs
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
 

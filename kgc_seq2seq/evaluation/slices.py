@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from kgc_seq2seq.arrays import Bools, Ints, Longs
 from kgc_seq2seq.graph.cardinality import CARDINALITIES, cardinalities
-from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-
-Mask = npt.NDArray[np.bool_]
 
 DEGREES = (0, 1, 3, 10, 30, 100, 1000)
 """Where the buckets of degrees begin."""
 
 
 def slices(
-    graph: KnowledgeGraph, triples: Ints, pictured: Mask | None = None
-) -> dict[str, dict[str, Mask]]:
+    graph: KnowledgeGraph, triples: Ints, pictured: Bools | None = None
+) -> dict[str, dict[str, Bools]]:
     """Divide the queries of triples in several ways.
 
     - ``cardinality``: of the relation, by its train facts (Bordes et al. 2013)
@@ -57,7 +54,7 @@ def slices(
     return {name: parts for name, parts in kept.items() if len(parts) > 1}
 
 
-def _buckets(degree: Longs) -> dict[str, Mask]:
+def _buckets(degree: Longs) -> dict[str, Bools]:
     place = np.searchsorted(DEGREES, degree, side="right") - 1
     return {_label(number): place == number for number in range(len(DEGREES))}
 
@@ -70,10 +67,10 @@ def _label(number: int) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _with(there: Mask) -> dict[str, Mask]:
+def _with(there: Bools) -> dict[str, Bools]:
     return {"with": there, "without": ~there}
 
 
-def _described(graph: KnowledgeGraph, entities: Ints) -> Mask:
+def _described(graph: KnowledgeGraph, entities: Ints) -> Bools:
     distinct, place = np.unique(entities, return_inverse=True)
     return np.array([bool(graph.entity_descriptions[e]) for e in distinct.tolist()], bool)[place]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from kgc_seq2seq.graph.csr import Ints, distinct_rows
+from kgc_seq2seq.arrays import Floats, Ints
+from kgc_seq2seq.graph.csr import distinct_rows
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
 MANY = 1.5
 """From so many tails a head on, on average, a relation is 1-N (Bordes et al. 2013)."""
 CARDINALITIES = ("1-1", "1-N", "N-1", "N-N")
 
-Floats = npt.NDArray[np.float64]
 
 
 def answers_per_query(graph: KnowledgeGraph) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from caption_cache.columns import Columns, first_true, read_table, shown
 from caption_cache.disk import cannot_write
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.graph.prepared import FOLDER, open_prepared, stamps_of, write_prepared
 

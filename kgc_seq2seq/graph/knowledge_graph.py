@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows
+from kgc_seq2seq.arrays import Bools, Ints, Longs
+from kgc_seq2seq.graph.csr import Csr, distinct_rows
 
 SPLITS = ("train", "valid", "test")
 
@@ -57,7 +57,7 @@ class KnowledgeGraph:
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
     @cached_property
-    def symmetric(self) -> npt.NDArray[np.bool_]:
+    def symmetric(self) -> Bools:
         """Which relations read the same both ways (their inverse has the same name), bool [R]."""
         names, count = self.relation_names, self.num_relations
         return np.array([names[r] == names[r + count] for r in range(count)], bool)
@@ -123,7 +123,7 @@ class KnowledgeGraph:
         ends = self.train[:, [0, 2]].ravel()
         return np.bincount(ends, minlength=self.num_entities)
 
-    def linked_in_train(self, triples: Ints) -> npt.NDArray[np.bool_]:
+    def linked_in_train(self, triples: Ints) -> Bools:
         """Whether some train triple, by any relation and either way round, links both ends.
 
         Args:

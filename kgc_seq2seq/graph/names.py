@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from caption_cache.columns import first_true, shown
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Csr, Ints, Longs
+from kgc_seq2seq.arrays import Ints, Longs
+from kgc_seq2seq.graph.csr import Csr
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
 CONTROL = r"[\x{00}-\x{1f}\x{7f}-\x{9f}\x{2028}\x{2029}]"

@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows
+from kgc_seq2seq.arrays import Bools, Ints, Longs
+from kgc_seq2seq.graph.csr import Csr, distinct_rows
 
 CONFIDENCE = 0.8
 """Share of the pairs of a relation that must be linked by the other for a rule to hold."""
 SUPPORT = 10
 """Number of pairs that must be linked by both."""
-Bools = npt.NDArray[np.bool_]
 Kinds = dict[str, Bools]
 
 

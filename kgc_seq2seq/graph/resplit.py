@@ -14,7 +14,8 @@ from caption_cache.captions import PROFILE
 from caption_cache.disk import cannot_write, link_or_copy, replacing
 from caption_cache.errors import InputError
 from caption_cache.store import Store
-from kgc_seq2seq.graph.csr import Ints, distinct_rows, number_rows
+from kgc_seq2seq.arrays import Ints
+from kgc_seq2seq.graph.csr import distinct_rows, number_rows
 from kgc_seq2seq.graph.folder import (
     read_about,
     read_graph,

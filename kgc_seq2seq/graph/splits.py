@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Ints, Longs, number_rows
+from kgc_seq2seq.arrays import Ints, Longs
+from kgc_seq2seq.graph.csr import number_rows
 
 
 def check_shares(*shares: float) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +15,7 @@ from caption_cache.errors import InputError
 from caption_cache.images import find_images, has_images, read_entities
 from caption_cache.links import INVERSE
 from caption_cache.store import Store
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.arrays import Bools, Ints
 from kgc_seq2seq.graph.folder import (
     read_about,
     read_graph,
@@ -84,7 +83,7 @@ def subset_dataset(source: Path, out: Path, entities: int, seed: int = 0) -> Sub
                         {split: len(triples) for split, triples in splits.items()})
 
 
-def densest_entities(graph: KnowledgeGraph, count: int, seed: int) -> npt.NDArray[np.bool_]:
+def densest_entities(graph: KnowledgeGraph, count: int, seed: int) -> Bools:
     """Mark the ``count`` entities of highest train degree, bool [N]; ``seed`` decides ties."""
     lots = np.random.default_rng(seed).permutation(graph.num_entities)
     kept = np.zeros(graph.num_entities, bool)
@@ -93,8 +92,8 @@ def densest_entities(graph: KnowledgeGraph, count: int, seed: int) -> npt.NDArra
 
 
 def _write(
-    source: Path, target: Path, name: str, graph: KnowledgeGraph, kept: npt.NDArray[np.bool_],
-    relations: npt.NDArray[np.bool_], splits: dict[str, Ints], seed: int,
+    source: Path, target: Path, name: str, graph: KnowledgeGraph, kept: Bools, relations: Bools,
+    splits: dict[str, Ints], seed: int,
 ) -> None:
     for file, mask in (("entities.tsv", kept), ("relations.tsv", relations)):
         table = read_table(source / file, ["id", "name"], ["description", "inverse_name"])

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kgc_seq2seq.graph.csr import Csr, Longs, distinct_rows
+from kgc_seq2seq.arrays import Floats, Longs
+from kgc_seq2seq.graph.csr import Csr, distinct_rows
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import as_long
 
@@ -73,15 +74,15 @@ class Corruptions:
                 "replaces_tail": torch.from_numpy(tail)}
 
 
-def _tail_share(graph: KnowledgeGraph) -> npt.NDArray[np.float64]:
+def _tail_share(graph: KnowledgeGraph) -> Floats:
     """How often the tail is replaced, by relation: float64 [R]."""
     heads, tails = (np.bincount(distinct_rows(graph.train[:, [1, end]])[:, 0],
                                 minlength=graph.num_relations) for end in (0, 2))
-    share: npt.NDArray[np.float64] = heads / np.maximum(1, heads + tails)
+    share: Floats = heads / np.maximum(1, heads + tails)
     return share
 
 
-def _uniform(seed: int, epoch: int, examples: Longs, count: int) -> npt.NDArray[np.float64]:
+def _uniform(seed: int, epoch: int, examples: Longs, count: int) -> Floats:
     """Numbers in [0, 1) that follow from seed, epoch and example: float64 [B, count].
 
     SplitMix64 (Steele et al. 2014) with the example as the start of its stream, so that an

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Longs
 
 
 def pack(ids: Sequence[str]) -> Tensor:
@@ -24,7 +24,7 @@ def unpack(packed: Tensor) -> tuple[str, ...]:
 
 def places(
     source: str, what: str, ids: Sequence[str], entity_ids: Sequence[str]
-) -> npt.NDArray[np.int64]:
+) -> Longs:
     """The row of a graph that each row of a file is of, int64 [M].
 
     Args:

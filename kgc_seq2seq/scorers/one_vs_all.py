@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import Batch, EntityScorer, Feed, Vocabulary, as_long
 from kgc_seq2seq.scorers.vectors import Vectors, refuse_repeated
 from kgc_seq2seq.scorers.weighting import WeightingConfig, softmax_loss
-from kgc_seq2seq.training.batches import Longs
 
 
 @dataclass(frozen=True)

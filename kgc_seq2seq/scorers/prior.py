@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from caption_cache.errors import InputError
 from caption_cache.progress import tracked
+from kgc_seq2seq.arrays import Floats
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.scorer import EntityScorer, as_long
 
@@ -107,7 +107,7 @@ def prior(voices: Sequence[Voice], weights: Tensor, heads: Tensor, relations: Te
 
 def terms(
     voices: Sequence[Voice], weights: Tensor, heads: Tensor, relations: Tensor, entities: Tensor
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> dict[str, Floats]:
     """The summands of `prior` for some entities, int64 [Q, k]: for each scorer's label [Q, k]."""
     return {voice.label: prior([voice], weight[None], heads, relations).gather(1, entities)
             .double().cpu().numpy() for voice, weight in zip(voices, weights, strict=True)}

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.ids import pack, unpack
 from kgc_seq2seq.scorers.known import Known, kind_of
 from kgc_seq2seq.scorers.vectors import Vectors
-from kgc_seq2seq.training.batches import Longs
 
 GROUP = "kgc_seq2seq.scorers"
 Batch = Mapping[str, Tensor]

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from caption_cache.progress import tracked
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.decoding.best_first import top_k
 from kgc_seq2seq.decoding.nodes import Allowed
 from kgc_seq2seq.decoding.tree_decoder import Encoded
 from kgc_seq2seq.evaluation.kept import Found, Kept, once
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, encode_queries
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Candidates, Voice
 from kgc_seq2seq.systems.generator import Generator

@@ -11,17 +11,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from caption_cache.progress import tracked
+from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.evaluation.dense import rank_on_processes
 from kgc_seq2seq.evaluation.kept import Found, Kept, once
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE, Ranker, encode_queries
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Voice
 from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.dense import refuse_ranker
 from kgc_seq2seq.systems.generator import Generator
-from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
+from kgc_seq2seq.systems.system import Best, as_tensors
 
 _TOLERANCE = 1e-7
 """A mixture is fitted once a step raises the mean log-likelihood of the answers by less."""

@@ -8,15 +8,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.evaluation.dense import rank_on_processes
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Voice, prior, terms
 from kgc_seq2seq.systems.dense import refuse_ranker
-from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
+from kgc_seq2seq.systems.system import Best, as_tensors
 
 
 @dataclass(frozen=True, eq=False)

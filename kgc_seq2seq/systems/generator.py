@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
+from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.decoding.best_first import TopK, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Allowed, Prior
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Voice
-from kgc_seq2seq.systems.system import Best, Floats, Longs
+from kgc_seq2seq.systems.system import Best
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
 OPEN_MASS = 0.001

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.decoding.best_first import top_k
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import (
@@ -19,12 +20,11 @@ from kgc_seq2seq.evaluation.ranking import (
     filtered_candidates,
 )
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.scorers.prior import prior
 from kgc_seq2seq.scorers.scorer import as_long
 from kgc_seq2seq.systems.combined import Combined
 from kgc_seq2seq.systems.dense import refuse_ranker
-from kgc_seq2seq.systems.system import Best, Floats, Longs, as_tensors
+from kgc_seq2seq.systems.system import Best, as_tensors
 
 
 @dataclass(frozen=True, eq=False)

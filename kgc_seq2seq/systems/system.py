@@ -6,21 +6,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.decoding.best_first import TopK
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker
 from kgc_seq2seq.evaluation.ranks import Ranks
-from kgc_seq2seq.graph.csr import Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.prior import Voice
-
-Floats = npt.NDArray[np.float64]
-Longs = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from kgc_seq2seq.graph.csr import Csr, Ints, Longs, distinct_rows, expand_spans
+from kgc_seq2seq.arrays import Bools, Floats, Ints, Longs
+from kgc_seq2seq.graph.csr import Csr, distinct_rows, expand_spans
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.relation_rules import RelationRules
 from kgc_seq2seq.text.input_config import InputConfig
 
-Bools = npt.NDArray[np.bool_]
 Lots = npt.NDArray[np.uint64]
 
 _CANDIDATES = 256
@@ -201,23 +201,23 @@ class Context:
         return states
 
     @cached_property
-    def _relevance(self) -> npt.NDArray[np.float64]:
+    def _relevance(self) -> Floats:
         """Of two relations, the entities of train with both among those with either, [2R, 2R]."""
         entity, relation = distinct_rows(self.graph.training_queries[:, :2]).T.astype(np.int64)
         both = self._joined(entity, relation)
         either = np.diag(both)[:, None] + np.diag(both) - both
-        relevance: npt.NDArray[np.float64] = both / np.maximum(either, 1)
+        relevance: Floats = both / np.maximum(either, 1)
         return relevance
 
     @cached_property
-    def _confidence(self) -> npt.NDArray[np.float64]:
+    def _confidence(self) -> Floats:
         """Of the pairs of train linked by the second relation, those by the first too, [2R, 2R].
 
         0 where both are the same: a fact of the asked relation has another answer.
         """
         head, relation, tail = self.graph.training_queries.T.astype(np.int64)
         both = self._joined(head * self.graph.num_entities + tail, relation)
-        confidence: npt.NDArray[np.float64] = both / np.maximum(np.diag(both), 1)
+        confidence: Floats = both / np.maximum(np.diag(both), 1)
         np.fill_diagonal(confidence, 0)
         return confidence
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from kgc_seq2seq.graph.csr import Ints, expand_spans
-from kgc_seq2seq.text.context import Bools, Lots, mix
+from kgc_seq2seq.arrays import Bools, Ints
+from kgc_seq2seq.graph.csr import expand_spans
+from kgc_seq2seq.text.context import Lots, mix
 from kgc_seq2seq.text.token_table import TokenTable
 
 LOST = 0.15

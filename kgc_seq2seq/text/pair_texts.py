@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kgc_seq2seq.graph.csr import Longs
+from kgc_seq2seq.arrays import Longs
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from kgc_seq2seq.graph.csr import Ints, Longs
+from kgc_seq2seq.arrays import Ints, Longs
 
 _AT_ONCE = 2**14
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from caption_cache.links import INVERSE
-from kgc_seq2seq.graph.csr import Ints, Longs
+from kgc_seq2seq.arrays import Bools, Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.catalogue import refuse_unspeakable
-from kgc_seq2seq.text.context import Bools, Context, Told, in_share, mix
+from kgc_seq2seq.text.context import Context, Told, in_share, mix
 from kgc_seq2seq.text.denoising import corrupt, sentinels
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.pair_texts import PairTexts

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-Longs = npt.NDArray[np.int64]
+from kgc_seq2seq.arrays import Longs
 
 WINDOW = 128
 """So many batches are planned at once and sorted by their inputs' lengths, but at most half an

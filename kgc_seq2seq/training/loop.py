@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from caption_cache.disk import replacing
 from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
+from kgc_seq2seq.arrays import Longs
 from kgc_seq2seq.training.averages import WeightAverage
-from kgc_seq2seq.training.batches import Batch, Batches, Examples, Longs
+from kgc_seq2seq.training.batches import Batch, Batches, Examples
 from kgc_seq2seq.training.checkpoints import Checkpoints, Progress, TrainingState
 from kgc_seq2seq.training.logs import TrainingLog
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate, make_optimizer

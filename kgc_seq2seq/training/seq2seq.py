@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import T5ForConditionalGeneration
 
-from kgc_seq2seq.training.batches import Examples, Longs
+from kgc_seq2seq.arrays import Longs
+from kgc_seq2seq.training.batches import Examples
 from kgc_seq2seq.training.lora import adapters_merged
 from kgc_seq2seq.training.model import save_model
 

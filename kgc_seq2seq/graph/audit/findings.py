@@ -8,9 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.arrays import Bools, Ints
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
 NUM_EXAMPLES = 3
@@ -52,8 +51,7 @@ class Finding:
     """Further figures, as JSON values."""
 
 
-def tell_triples(graph: KnowledgeGraph, triples: Ints, chosen: npt.NDArray[np.bool_]
-                 ) -> tuple[str, ...]:
+def tell_triples(graph: KnowledgeGraph, triples: Ints, chosen: Bools) -> tuple[str, ...]:
     """The first of the chosen triples, by name."""
     return tuple(
         f"({graph.entity_names[h]}, {graph.relation_names[r]}, {graph.entity_names[t]})"

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kgc_seq2seq.arrays import Longs
 from kgc_seq2seq.graph.audit.findings import NUM_EXAMPLES, Finding, Severity, tell_names
-from kgc_seq2seq.graph.csr import Longs
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.names import CONTROL, collision_groups, normalized
 

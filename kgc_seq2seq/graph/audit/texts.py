@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from caption_cache.captions import PROFILE, last_asked, of_source, sources
 from caption_cache.links import INVERSE
 from caption_cache.store import Store
+from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.graph.audit.findings import Finding, Severity, tell_triples
 from kgc_seq2seq.graph.audit.modalities import coverage
-from kgc_seq2seq.graph.csr import Ints, Longs
 from kgc_seq2seq.graph.importers.modalities import CAPTIONER
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
@@ -26,7 +25,6 @@ DRAWS = 4
 """Random answers for each, to compare with."""
 _SEPARATORS = re.compile(r"[\W_]+")
 _SUFFIX = re.compile(r" \([^()]*\)$")
-Bools = npt.NDArray[np.bool_]
 
 
 def audit_texts(dataset: Path, graph: KnowledgeGraph) -> Iterator[Finding]:
@@ -162,7 +160,7 @@ def _words(text: str) -> str:
 
 def _named(
     graph: KnowledgeGraph, said: Sequence[str], asked: Ints
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """Whether the name of each answer, what is in brackets left out, stands in the text."""
     wanted = {entity: _words(_SUFFIX.sub("", graph.entity_names[entity]))
               for entity in np.unique(asked).tolist()}

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
+from kgc_seq2seq.arrays import Bools, Ints, Longs
 from kgc_seq2seq.graph.audit.findings import (
     Finding,
     Severity,
     tell_names,
     tell_triples,
 )
-from kgc_seq2seq.graph.csr import Ints, Longs, distinct_rows, number_rows
+from kgc_seq2seq.graph.csr import distinct_rows, number_rows
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from kgc_seq2seq.graph.relation_rules import CONFIDENCE, RelationRules
 
@@ -39,7 +39,6 @@ _MENDS = {
     ("train", "test"): "re-draw the splits with 'kgc split DATASET OUT', or take the facts out of "
                        "train",
 }
-Bools = npt.NDArray[np.bool_]
 
 
 def audit_triples(graph: KnowledgeGraph) -> Iterator[Finding]:

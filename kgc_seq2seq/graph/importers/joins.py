@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from caption_cache.columns import Columns, read_columns, read_header, read_lines, shown
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Longs
+from kgc_seq2seq.arrays import Longs
 from kgc_seq2seq.graph.names import clean, names_of_entities, short_ids
 
 _KEYS = ("id", "key", "entity", "relation", "uri")

@@ -19,7 +19,7 @@ from caption_cache.columns import (
     shown,
 )
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Ints, Longs
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.graph.knowledge_graph import SPLITS
 
 Order = Literal["hrt", "htr"]

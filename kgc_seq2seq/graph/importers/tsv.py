@@ -18,7 +18,7 @@ from caption_cache.columns import (
     read_header,
 )
 from caption_cache.errors import InputError
-from kgc_seq2seq.graph.csr import Ints
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.graph.importers.raw import Order, RawGraph, find_file, in_order
 
 _ENDINGS = (".tsv", ".txt")

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from caption_cache.errors import InputError
 from caption_cache.progress import tracked
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.scorers.mentions import Mentions
 
 LEAST = 0.3
@@ -28,7 +28,6 @@ OFTEN = 5
 """What stands there less often is left out."""
 AT_ONCE = 1000
 """So many texts are compared with all names at once."""
-Longs = npt.NDArray[np.int64]
 _WORD = r"(?u)\w+"
 _BRACKETS = re.compile(r"\s*\([^()]*\)\s*$")
 
@@ -94,7 +93,7 @@ def _words(said: str) -> list[str]:
 def _around(
     texts: Sequence[Sequence[str]], names: Sequence[Sequence[str]], text: Longs, name: Longs, *,
     show_progress: bool,
-) -> npt.NDArray[np.int32]:
+) -> Ints:
     """`Mentions.around` of pairs, texts ascending."""
     known: dict[tuple[str, str], int] = {}
     table = np.zeros((len(text), BEFORE + AFTER + 2), np.int32)

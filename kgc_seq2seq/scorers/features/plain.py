@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from caption_cache.errors import InputError
-
-Floats = npt.NDArray[np.float32]
+from kgc_seq2seq.arrays import Longs, Singles
 
 _SIDE = 96
 """Images are shrunk to so many pixels a side."""
@@ -77,11 +76,11 @@ class ImageStatistics:
         """Statistics of each image (mode RGB), float32 [n, 163]."""
         shrunk = [np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
                   for image in images]
-        pixels: Floats = np.stack(shrunk) / np.float32(255)
+        pixels: Singles = np.stack(shrunk) / np.float32(255)
         return torch.from_numpy(np.hstack([_colours(pixels), _layout(pixels), _edges(pixels)]))
 
 
-def _colours(pixels: Floats) -> Floats:
+def _colours(pixels: Singles) -> Singles:
     """Square roots of the shares of each colour, over the whole image: [n, colours³]."""
     step = np.minimum((pixels * _COLOURS).astype(np.int64), _COLOURS - 1)
     bins = step @ np.array([_COLOURS**2, _COLOURS, 1])
@@ -89,14 +88,14 @@ def _colours(pixels: Floats) -> Floats:
         len(pixels), -1), _COLOURS**3)
 
 
-def _layout(pixels: Floats) -> Floats:
+def _layout(pixels: Singles) -> Singles:
     """The mean colour of each cell: [n, cells² · 3]."""
     size = _SIDE // _CELLS
-    cells: Floats = pixels.reshape(len(pixels), _CELLS, size, _CELLS, size, 3).mean((2, 4))
+    cells: Singles = pixels.reshape(len(pixels), _CELLS, size, _CELLS, size, 3).mean((2, 4))
     return cells.reshape(len(pixels), -1)
 
 
-def _edges(pixels: Floats) -> Floats:
+def _edges(pixels: Singles) -> Singles:
     """Square roots of the shares of each direction in each cell's edges: [n, cells² · directions].
 
     Directions have no sign; an edge counts by its contrast. A cell without edges has zeros.
@@ -114,11 +113,11 @@ def _edges(pixels: Floats) -> Floats:
     return _histogram(by_cell(step), by_cell(strength), _DIRECTIONS).reshape(n, -1)
 
 
-def _histogram(bins: npt.NDArray[np.int64], weight: Floats, count: int) -> Floats:
+def _histogram(bins: Longs, weight: Singles, count: int) -> Singles:
     """Square roots of the shares of each bin, row by row: two [n, m] give [n, count]."""
     rows = np.arange(len(bins))[:, None] * count
     sums = np.bincount((bins + rows).ravel(), weight.ravel(), len(bins) * count)
     sums = sums.reshape(len(bins), count)
     total = np.maximum(sums.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    shares: Floats = np.sqrt(sums / total).astype(np.float32)
+    shares: Singles = np.sqrt(sums / total).astype(np.float32)
     return shares
