@@ -135,4 +135,5 @@ def _copy_captions(source: Path, target: Path) -> int:
     kept = rows.filter(pc.is_in(rows["scope"], value_set=pa.array(
         ["entity", "relevance", *PROFILE])))
     Store(target).add_table(kept)
-    return rows.num_rows - kept.num_rows
+    dropped: int = rows.num_rows - kept.num_rows
+    return dropped
