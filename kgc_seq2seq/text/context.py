@@ -59,7 +59,14 @@ class Context:
         self.config = config
         self.seed = seed
 
-    def is_asked(self, queries: Ints, owner: Longs, other: Longs) -> Bools:
+    def answers(self, queries: Ints) -> Longs:
+        """How many facts of train answer each query (folded, int32 [B, 3]), int64 [B]."""
+        keys = self.graph.query_keys(queries[:, 0], queries[:, 1])
+        found: Longs = (np.searchsorted(self._query_keys, keys, side="right")
+                        - np.searchsorted(self._query_keys, keys))
+        return found
+
+    def _is_asked(self, queries: Ints, owner: Longs, other: Longs) -> Bools:
         """Whether (the query's entity, the asked relation, ``other``) is what is asked for.
 
         Args:
@@ -94,7 +101,7 @@ class Context:
             same = np.flatnonzero((said == asked) | loop & turned)
         else:
             same = np.flatnonzero(self._states[asked, said])
-        keep[same] = ~self.is_asked(queries, owner[same], other[same])
+        keep[same] = ~self._is_asked(queries, owner[same], other[same])
         if epoch and config.revealed:
             shown = in_share(mix(queries[:, 2], 1, state=state), config.revealed)
             keep |= shown[owner] & (said == asked) & (other == queries[:, 2][owner])
@@ -158,7 +165,7 @@ class Context:
         other = np.where(head == entity, tail, head)
         keep = np.ones(len(owner), bool)
         about = np.flatnonzero((head == entity) | (tail == entity))
-        keep[about] = ~self.is_asked(queries, owner[about], other[about])
+        keep[about] = ~self._is_asked(queries, owner[about], other[about])
         return _first(Told(owner, head, asked[owner], tail)[keep],
                       self.config.relation_examples, len(queries))
 
@@ -167,8 +174,7 @@ class Context:
         mode = self.config.context_mode
         if mode == "same_relation":
             keys = self.graph.query_keys(queries[:, 0], queries[:, 1])
-            start = np.searchsorted(self._query_keys, keys)
-            return start, np.searchsorted(self._query_keys, keys, side="right") - start
+            return np.searchsorted(self._query_keys, keys), self.answers(queries)
         starts, lengths = self.graph.neighbours.spans(queries[:, 0].astype(np.int64))
         if mode == "released_bug":
             lengths = np.where(queries[:, 1] < self.graph.num_relations / 2, 0, lengths)

@@ -323,13 +323,17 @@ class Verbalizer:
                     run = self._run(section, has, **{section.source: entity[has]})
                 case "relation caption":
                     found = self._questions.find(entity, relation, -1)
+                    if epoch:
+                        # There are captions of what train answers: were a fact's own answer
+                        # enough, every training query would have one, and few of test.
+                        found[self.context.answers(queries) < 2] = -1
                     has = np.flatnonzero(found >= 0)
                     run = self._run(section, has, relation_caption=found[has])
                 case "fact":
                     facts = self.context.facts(queries, epoch)
                     run = self._told(section, facts)
                     if section.pair_caption:
-                        run.pieces.append(self._pair_captions(section, queries, facts))
+                        run.pieces.append(self._pair_captions(section, facts))
                 case "two hops":
                     assert facts is not None  # sections of facts stand before
                     run = self._told(section, self.context.two_hops(queries, facts, epoch))
@@ -343,13 +347,15 @@ class Verbalizer:
         return self._run(section, told.owner, head=told.head, relation=told.relation,
                          tail=told.tail)
 
-    def _pair_captions(
-        self, section: Section, queries: Ints, facts: Told
-    ) -> tuple[Source, Longs]:
-        """The captions of the pairs of facts; of the pair that is asked for, none is read."""
+    def _pair_captions(self, section: Section, facts: Told) -> tuple[Source, Longs]:
+        """The captions of the pairs of facts.
+
+        Where the answer is told by a fact of another relation, its caption is read like any other:
+        that one alone had none would tell it.
+        """
         found = self._pairs.find(facts.head, facts.tail, -1)
         texts = self._fill(section.pair_caption, len(found), pair_caption=found)
-        texts[(found < 0) | self.context.is_asked(queries, facts.owner, facts.tail)] = self._nothing
+        texts[found < 0] = self._nothing
         return "pair caption", texts
 
     def _run(self, section: Section, owner: Longs, **slots: Longs) -> _Run:
