@@ -179,19 +179,43 @@ def test_memory_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> No
 def test_differences_are_those_of_the_metrics_and_their_intervals_hold_them(seed: int) -> None:
     one, two = some_ranks(200, seed), some_ranks(200, seed + 1, worst=20)
     resamples = 4000  # so many that chance moves an interval's end by far less than is allowed
-    found = paired_differences(one, two, resamples, seed)
+    alone = np.arange(200)
+    found = paired_differences(one, two, alone, resamples, seed)
     before, after = metrics(one), metrics(two)
     assert list(found) == ["mrr", *(f"hits@{k}" for k in HITS)]
     for name, value in found.items():
         assert value["difference"] == pytest.approx(after[name] - before[name])
         assert value["low"] <= value["difference"] <= value["high"]
-    for value in paired_differences(one, one, 100, seed).values():
+    for value in paired_differences(one, one, alone, 100, seed).values():
         assert value == {"difference": 0.0, "low": 0.0, "high": 0.0}
     bracketed = Ranks(two.better, two.tied, np.random.default_rng(seed).integers(0, 3, 200))
-    for name, value in paired_differences(one, bracketed, resamples, seed).items():
+    back = paired_differences(bracketed, one, alone, resamples, seed)
+    for name, value in paired_differences(one, bracketed, alone, resamples, seed).items():
         exactly = found[name]
         assert value["low"] < exactly["low"] + 0.02
         assert value["high"] > exactly["high"] - 0.02
+        assert back[name]["difference"] == pytest.approx(-value["difference"])
+        assert abs(back[name]["low"] + value["high"]) < 0.02
+        assert abs(back[name]["high"] + value["low"]) < 0.02
+
+
+def test_answers_of_one_query_are_drawn_together() -> None:
+    one, two = some_ranks(60, 1), some_ranks(60, 2)
+    alone = paired_differences(one, two, np.arange(60), 4000, 0)["mrr"]
+    copies = np.tile(np.arange(60), 4)
+    four = paired_differences(one[copies], two[copies], copies, 4000, 0)["mrr"]
+    assert four["difference"] == pytest.approx(alone["difference"])
+    for end in ("low", "high"):  # four answers that say the same are no news
+        assert four[end] == pytest.approx(alone[end], abs=0.01)
+    queries = np.random.default_rng(3).integers(0, 9, 60)
+    queries[:9] = np.arange(9)
+    found = paired_differences(one, two, queries, 4000, 0)["mrr"]
+    gap = 1 / two.realistic - 1 / one.realistic
+    rows = [np.flatnonzero(queries == query) for query in range(9)]
+    draws = np.random.default_rng(4).integers(0, 9, (4000, 9))
+    plain = [gap[np.concatenate([rows[query] for query in draw])].mean() for draw in draws]
+    assert found["low"] == pytest.approx(np.quantile(plain, 0.025), abs=0.02)
+    assert found["high"] == pytest.approx(np.quantile(plain, 0.975), abs=0.02)
 
 
 def compared(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from caption_cache.errors import InputError
-from kgc_seq2seq.arrays import Bools, Floats
+from kgc_seq2seq.arrays import Bools, Floats, Longs
 from kgc_seq2seq.evaluation.ranks import Ranks, gains
 from kgc_seq2seq.evaluation.results import TRIPLE, ranks_of, read_ranks, read_result
 
@@ -104,24 +105,36 @@ def _differences(
     if not first.table.select(keys).equals(other.table.select(keys)):
         return None
     is_tail = first.table["direction"].to_numpy() == "tail"
-    one, two = ranks_of(first.table), ranks_of(other.table)
+    one, two, query = ranks_of(first.table), ranks_of(other.table), _queries(first.table)
     masks: dict[str, Bools] = {"both": is_tail | ~is_tail, "tail": is_tail, "head": ~is_tail}
-    return {side: paired_differences(one[chosen], two[chosen], resamples, seed)
+    return {side: paired_differences(one[chosen], two[chosen], query[chosen], resamples, seed)
             for side, chosen in masks.items()}
 
 
-def paired_differences(
-    first: Ranks, other: Ranks, resamples: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """How much better other ranks of the same queries are, with percentile bootstrap intervals.
+def _queries(table: pa.Table) -> Longs:
+    """The query of each rank, numbered: the given entity, the relation and the direction."""
+    given = pc.if_else(pc.equal(table["direction"], "tail"), table["head"], table["tail"])
+    columns = [column.combine_chunks().dictionary_encode().indices.to_numpy()
+               for column in (given, table["relation"], table["direction"])]
+    found: Longs = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].ravel()
+    return found
 
-    Of bracketed ranks the worst and the best case are drawn alike, and the interval reaches from
+
+def paired_differences(
+    first: Ranks, other: Ranks, query: Longs, resamples: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """How much better other ranks of the same answers are, with percentile bootstrap intervals.
+
+    Queries are drawn, each with all its answers (a cluster bootstrap): one that is read well is so
+    for every answer, and drawing these one by one would make intervals much too narrow. Of
+    bracketed ranks the worst and the best case are drawn alike, and the interval reaches from
     the worst's lower end to the best's upper end.
 
     Args:
-        first: Ranks of G queries.
-        other: Of the same queries.
-        resamples: How many times G queries are drawn with replacement.
+        first: Ranks of G answers.
+        other: Of the same answers.
+        query: The query of each, by a number, int64 [G].
+        resamples: How many times all Q queries are drawn, Q with replacement.
         seed: Of the draws.
 
     Returns:
@@ -130,7 +143,10 @@ def paired_differences(
     """
     worst = _gap(_worst(other), first.realistic)
     best = _gap(other.realistic, _worst(first))
-    drawn = bootstrap_means(np.hstack([worst, best]), resamples, seed)
+    number, answers = np.unique(query, return_inverse=True, return_counts=True)[1:]
+    sums = np.stack([np.bincount(number, gap) for gap in (*worst.T, *best.T)] + [answers], axis=1)
+    means = bootstrap_means(sums, resamples, seed)
+    drawn = means[:, :-1] / means[:, -1:]  # the mean over the answers of those queries
     tail = (1 - COVERAGE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     middle = (worst.mean(axis=0) + best.mean(axis=0)) / 2
