@@ -52,9 +52,12 @@ def _parser(captioner: str | None) -> Parser:
     parser = Parser(prog="caption-cache", description=(
         "Captions the images of a data set once, and keeps what was said. Exit codes: 0 done, "
         "1 the check found something, 2 bad input."))
+    parser.add_version()
     build = parser.add_command("build", _build, "caption every image not captioned before")
     _dataset(build)
-    build.add_argument("--captioner", default="palette", help="the engine that writes the texts")
+    build.add_argument("--captioner", default="palette", help=(
+        "the engine that writes the texts: palette, transformers, openai or another that is "
+        "installed; 'build --captioner NAME --help' tells its options"))
     build.add_argument("--scope", choices=SCOPES, default="entity", help=(
         "what the texts are about: each image of an entity; all its images at once, asked for what "
         "they tell about it or for what can be seen; each image of a linked pair; all images of "

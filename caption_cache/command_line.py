@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import errno
 import gc
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 from caption_cache.errors import InputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **keywords: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **keywords)
         self._commands: argparse._SubParsersAction[Parser] | None = None
+
+    def add_version(self) -> None:
+        """Add ``--version``: that of this package."""
+        self.add_argument("--version", action="version", version=version("kgc-seq2seq"))
 
     def runs(self, command: Command) -> Parser:
         """Let this parser run ``command``, and give it ``--json``."""
@@ -101,7 +110,8 @@ def answering(program: str, act: Callable[[], tuple[Answer | None, bool]]) -> in
 
     Returns:
         The exit code: that of the answer; 2 for bad input, or settings by which numbers grow
-        beyond bounds, whose sentence goes to standard error; 130 after an interrupt.
+        beyond bounds, or no room on disk or device, whose sentence goes to standard error; 130
+        after an interrupt.
     """
     try:
         answer, as_json = act()
@@ -120,7 +130,27 @@ def answering(program: str, act: Callable[[], tuple[Answer | None, bool]]) -> in
         # The reader (head, less) has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        if (mend := _mend(error)) is None:
+            raise
+        sys.stderr.write(f"{program}: {mend}\n")
+        return 2
     return answer.code
+
+
+def _mend(error: Exception) -> str | None:
+    """A sentence for what no code can foresee and its user can mend; None: it is a bug."""
+    # By name: torch is not loaded here.
+    if type(error).__name__ == "OutOfMemoryError":
+        return ("the device is out of memory; lower training.batch_size (or raise training."
+                "gradient_accumulation), input.max_tokens or --batch-size.")
+    # What Rust's libraries raise tells the number in its text.
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+    if number not in _NO_ROOM:
+        return None
+    what = getattr(error, "filename", None) or "a file"
+    return f"{what} cannot be written ({os.strerror(number)}); make room, then run it again."
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

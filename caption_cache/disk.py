@@ -26,7 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
     either the old content or the new, never a part. A folder that is there is renamed first and
     deleted last: a process that is killed between two renames leaves it whole beside ``path``.
     When the body raises, what was written aside is removed and ``path`` stays as it was. Files
-    that a library wrote for their owner alone are made as readable as any new file.
+    that a library wrote for their owner alone are made as readable as any new file, but what is
+    linked (`link_or_copy`): its permissions are its owner's.
 
     Raises:
         OSError: The folder cannot be written, or the disk is full.
@@ -41,8 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         for written in (aside, *aside.rglob("*")):
-            if written.is_file():
-                written.chmod(written.stat().st_mode | (0o666 & ~_UMASK))
+            if written.is_file() and (about := written.stat()).st_nlink == 1:
+                written.chmod(about.st_mode | (0o666 & ~_UMASK))
         if aside.is_file():
             with aside.open("rb") as file:
                 os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from rich.text import Text
 
 Item = TypeVar("Item")
 
+MINUTE = 60.0
+"""Seconds between lines where there is no terminal to draw a bar on."""
 CONSOLE = Console(stderr=True)
 """Standard error. All bars share it, so one within another stands below it."""
 
@@ -33,7 +36,18 @@ def progress_bar(*, visible: bool, transient: bool = False) -> Progress:
 
 
 def tracked(items: Sequence[Item], what: str, *, visible: bool = True) -> Iterator[Item]:
-    """The items one after another, with a bar that vanishes after the last."""
+    """The items one after another, with a bar that vanishes after the last.
+
+    Where standard error is no terminal, a line every minute says how far they are.
+    """
+    if visible and not CONSOLE.is_terminal:
+        last = time.monotonic()
+        for done, item in enumerate(items):
+            yield item
+            if time.monotonic() - last >= MINUTE:
+                last = time.monotonic()
+                CONSOLE.print(f"{what}: {done + 1:,} of {len(items):,}", highlight=False)
+        return
     with progress_bar(visible=visible, transient=True) as bar:
         yield from bar.track(items, description=what)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from caption_cache.errors import InputError
+from caption_cache.progress import tracked
 from kgc_seq2seq.arrays import Bools, Floats, Ints
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.decoding.nodes import Allowed
@@ -76,7 +77,7 @@ def best_answers(completer: Completer, triples: Ints) -> tuple[Floats, Bools]:
     search = completer.generator.search
     queries = graph.queries(triples)
     confidence, right = np.zeros(len(queries)), np.zeros(len(queries), bool)
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
+    for start in tracked(range(0, len(queries), QUERIES_AT_ONCE), "calibrating"):
         rows = slice(start, start + QUERIES_AT_ONCE)
         part, gold = queries[rows, :2], queries[rows, 2]
         owner, known = graph.known_answers.rows(graph.query_keys(part[:, 0], part[:, 1]))

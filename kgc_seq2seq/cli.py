@@ -37,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="kgc", description=(
         "Completes knowledge graphs whose entities have images. Exit codes: 0 done, 1 a check "
-        "found something, 2 bad input, 3 stopped by a signal."))
+        "found something, 2 bad input, 3 stopped by a signal."), epilog=(
+        "Models are trained by 'python -m kgc_seq2seq.train' (the generator) and 'python -m "
+        "kgc_seq2seq.train_scorer', or by 'accelerate launch -m' and the same names; images are "
+        "captioned by 'caption-cache build'."))
+    parser.add_version()
     demo = parser.add_command("demo", _demo, (
         "caption, train, evaluate and query the nations graph; about four minutes"))
     demo.add_argument("--out", type=Path, default=Path("runs/nations"), help="the run folder")

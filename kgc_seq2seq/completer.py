@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 
 from caption_cache.again import caption_as
 from caption_cache.captions import PROFILE, as_profile, read_captions
@@ -16,6 +17,7 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.graph.names import short_ids
 from kgc_seq2seq.hub import fetch_run
 from kgc_seq2seq.newcomers import Newcomer, with_newcomers
 from kgc_seq2seq.runs import Run, open_run
@@ -276,6 +278,8 @@ class _Index:
 
     def __getitem__(self, name: str) -> int:
         found = self.found.get(name, self.found.get(name.casefold()))
+        if found is None:  # imports keep of a URI what follows its namespace
+            found = self.found.get(short_ids(pa.array([name]))[0].as_py())
         if found is None:
             folded = {known.casefold(): known for known in self.names}
             near = [folded[match] for match in

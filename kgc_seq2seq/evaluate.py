@@ -61,8 +61,12 @@ def evaluate_run(
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     opened = open_run(run)
     refuse_other_train(run)
+    texts = opened.texts()
+    if accelerator.is_main_process and training_facts(run).get("texts", texts) != texts:
+        _log.warning("%s reads other captions or descriptions than it has learnt from: this is "
+                     "what it makes of those; train again if that is not meant.", run)
     try:
-        return evaluate_split(run, split, opened.system, accelerator, ranker, opened.texts())
+        return evaluate_split(run, split, opened.system, accelerator, ranker, texts)
     except OSError as error:
         raise cannot_write(run / "results", error) from None
 
@@ -117,11 +121,12 @@ def evaluate_split(
     """
     graph = system.graph
     how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
+    if texts is not None:
+        how["texts"] = texts  # what was read now; training.json says what was learnt from
     name = _result_name(split, ranker)
     # Of a run that was trained or fitted anew, training.json says other things.
     kept = Kept(run / "results" / f"{name}.parts",
-                {**protocol(graph, split, **training_facts(run), **how), "texts": texts},
-                accelerator)
+                protocol(graph, split, **training_facts(run) | how), accelerator)
     ranks = system.rank(graph.split(split), accelerator, ranker, kept)
     result = record(run, name, graph, split, ranks, accelerator, how)
     if accelerator.is_main_process:
@@ -180,7 +185,7 @@ def record(
     """
     triples = graph.split(split)
     result = {**summarize(graph, triples, ranks, _pictured(run, graph)),
-              "protocol": protocol(graph, split, **training_facts(run), **how)}
+              "protocol": protocol(graph, split, **training_facts(run) | how)}
     if accelerator.is_main_process:
         write_ranks(run / "results" / f"{name}-ranks.parquet", graph, triples, ranks)
         write_result(run / "results" / f"{name}.json", result)

@@ -227,7 +227,8 @@ def _voice(path: Path, label: str, graph: KnowledgeGraph) -> Voice:
     """A scorer's voice on ``graph``, of which it may lack some entities.
 
     Raises:
-        InputError: It was trained on another graph, or on facts that are to be answered here.
+        InputError: It was trained on another graph, or trained or selected on facts that are to be
+            answered here.
     """
     system = open_run(path).system
     assert isinstance(system, Dense)  # by its kind
@@ -239,13 +240,14 @@ def _voice(path: Path, label: str, graph: KnowledgeGraph) -> Voice:
             raise InputError(f"The scorer in {path} was trained on {theirs.name}, which is another "
                              f"graph than that of the first run, {graph.name}; train it on this "
                              "one.")
-        train = theirs.train.copy()
-        train[:, [0, 2]] = numbers[train[:, [0, 2]]]
         asked = np.concatenate([graph.valid, graph.test])
-        leaks = int(_contained(train, asked, graph).sum())
-        if leaks:
-            raise InputError(f"The scorer in {path} was trained on {leaks} facts of valid or test "
-                             f"of {graph.name}; train it on the splits of the first run.")
+        for how, learnt, kept in (("trained", theirs.train, asked),
+                                  ("selected", theirs.valid, graph.test)):
+            here = learnt.copy()
+            here[:, [0, 2]] = numbers[learnt[:, [0, 2]]]
+            if leaks := int(_contained(here, kept, graph).sum()):
+                raise InputError(f"The scorer in {path} was {how} on {leaks} facts of valid or "
+                                 f"test of {graph.name}; train it on the splits of the first run.")
     voice = Voice.of(label, system.voice.scorer, graph)
     return replace(voice, places=voice.places.to(system.device))
 

@@ -14,7 +14,7 @@ from caption_cache.captions import Captions, read_captions, read_link_captions, 
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.text.input_config import CaptionScope
-from kgc_seq2seq.text.tokenizer import graph_texts, train_tokenizer
+from kgc_seq2seq.text.tokenizer import add_missing_letters, graph_texts, train_tokenizer
 from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.training.model import load_tokenizer
 
@@ -61,11 +61,15 @@ def make_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a new run: trained on all that it will read, or that of its T5.
 
+    The latter gets the letters of names that it lacks.
+
     Raises:
         InputError: There is no such T5, or the settings do not fit the texts.
     """
     if config.model.pretrained is not None:
-        return load_tokenizer(config.model.pretrained)
+        tokenizer = load_tokenizer(config.model.pretrained)
+        add_missing_letters(tokenizer, graph.entity_names)
+        return tokenizer
     texts = graph_texts(graph, captions.entity, [*captions.pair.values(),
                                                  *captions.relation.values()],
                         config.input.literals())

@@ -26,6 +26,8 @@ from kgc_seq2seq.training.logs import read_metrics
 QUERIES_A_RELATION = 2
 SHOWN_ANSWERS = 5
 SHOWN_ERRORS = 12
+MOST_KNOWN = 200
+"""No query with more known answers is shown: to list others takes a search past all of them."""
 
 
 def report_run(run: Path, against: Sequence[Path] = ()) -> Path:
@@ -106,9 +108,11 @@ class Gallery:
 
     def worst(self) -> Longs:
         """The queries of the highest ranks, the worst first, and two of a relation at most."""
-        relation = np.tile(self.completer.graph.test[:, 1], 2)
+        graph = self.completer.graph
+        relation = np.tile(graph.test[:, 1], 2)
         order = np.argsort(-self.ranks, kind="stable")
-        order = order[self.ranks[order] > SHOWN_ANSWERS]
+        order = order[(self.ranks[order] > SHOWN_ANSWERS)
+                      & (self._known(graph.queries(graph.test)[order]) <= MOST_KNOWN)]
         chosen = np.sort(_first_of_each(relation[order], QUERIES_A_RELATION))
         found: Longs = order[chosen[:SHOWN_ERRORS]]
         return found
@@ -119,7 +123,7 @@ class Gallery:
         heads = graph.test[:, 0]
         shown = np.fromiter((graph.entity_ids[head] in self.pictures for head in heads.tolist()),
                             bool, len(heads))
-        rows = np.flatnonzero(shown)
+        rows = np.flatnonzero(shown & (self._known(graph.test) <= MOST_KNOWN))
         found: Longs = rows[_first_of_each(graph.test[rows, 1], QUERIES_A_RELATION)]
         return found
 
@@ -127,7 +131,7 @@ class Gallery:
         """The queries with their answers."""
         graph = self.completer.graph
         questions = graph.queries(graph.test)[numbers]
-        others = graph.known_answers.spans(graph.query_keys(*questions[:, :2].T))[1]
+        others = self._known(questions)
         for number, (given, relation, gold), known in zip(
                 numbers.tolist(), questions.tolist(), others.tolist(), strict=True):
             tail = relation < graph.num_relations
@@ -144,6 +148,11 @@ class Gallery:
                 caption=self.captions.get(graph.entity_ids[given], ""),
                 answers=[(answer.name, answer.probability) for answer in found[:SHOWN_ANSWERS]],
                 gold=graph.entity_names[gold], rank=float(self.ranks[number]))
+
+    def _known(self, queries: Ints) -> Longs:
+        """How many answers to each query are known, int64 [B]."""
+        graph = self.completer.graph
+        return graph.known_answers.spans(graph.query_keys(*queries[:, :2].T))[1]
 
     def _image(self, entity: str) -> Image | None:
         paths = self.pictures.get(entity)

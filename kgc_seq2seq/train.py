@@ -21,6 +21,7 @@ from caption_cache.captioners import load_captioner
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import cannot_write, replacing
 from caption_cache.errors import InputError
+from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.config import AnyRunConfig, RunConfig, config_parser, parse_config, read_yaml
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
@@ -30,6 +31,7 @@ from kgc_seq2seq.evaluation.ranking import CertifiedRanks, rank_triples, ranker_
 from kgc_seq2seq.evaluation.ranks import metrics, middle
 from kgc_seq2seq.evaluation.results import write_result
 from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.nations import write_nations
 from kgc_seq2seq.reading import load_captions, make_tokenizer, make_verbalizer, texts_hash
 from kgc_seq2seq.runs import relative, save_relations
@@ -68,7 +70,16 @@ def _command(arguments: Sequence[str]) -> tuple[Answer | None, bool]:
     return run_training(config, restart=options.restart), options.json
 
 
-def _selection(count: int, of: int, ranker: CertifiedRanks | None) -> dict[str, str]:
+def validation_facts(graph: KnowledgeGraph, config: AnyRunConfig) -> Ints:
+    """The facts of valid, int32 [n, 3], that a state is chosen by."""
+    some = config.training.validate_facts
+    if some is None:
+        return graph.valid
+    drawn: Ints = np.random.default_rng(config.seed).permutation(graph.valid)[:some]
+    return drawn
+
+
+def selection(count: int, of: int, ranker: CertifiedRanks | None = None) -> dict[str, str]:
     """What the best state was chosen by, where it was not all of valid, exactly."""
     if count == of and ranker is None:
         return {}
@@ -129,10 +140,7 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
     search = ExactSearch(TreeDecoder(model), trie)
     queries = graph.training_queries
 
-    some = config.training.validate_facts
-    facts = graph.valid if some is None else np.random.default_rng(config.seed).permutation(
-        graph.valid)[:some]
-
+    facts = validation_facts(graph, config)
     ranker = ranker_of(config.training.ranks)
 
     def validate() -> float:
@@ -149,12 +157,12 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         "system": "generator", "setting": config.input.setting,
         "neighbours": config.input.neighbours, "implying": config.input.implying,
         "captions": config.input.reads_captions, "train": graph.train_hash,
-        **_selection(len(facts), len(graph.valid), ranker)})
+        "texts": texts, **selection(len(facts), len(graph.valid), ranker)})
     if stopped is not None:
         return stopped
     best = ExactSearch(TreeDecoder(load_model(run / "model").to(accelerator.device).eval()), trie)
     # Where a part of valid has to be enough to choose by, all of it takes too long as well.
-    splits = ("valid", "test") if some is None else ("test",)
+    splits = ("valid", "test") if len(facts) == len(graph.valid) else ("test",)
     return conclude(run, Generator(verbalizer, best), accelerator, ranker, splits, texts)
 
 

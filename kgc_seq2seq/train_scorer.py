@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from caption_cache.command_line import Answer, answering
 from caption_cache.disk import replacing
-from kgc_seq2seq.arrays import Longs
+from kgc_seq2seq.arrays import Ints, Longs
 from kgc_seq2seq.config import AnyRunConfig, config_parser, parse_config, read_yaml, spelled_out
 from kgc_seq2seq.evaluate import conclude
 from kgc_seq2seq.evaluation.dense import rank_with_scorer
@@ -27,7 +27,14 @@ from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 from kgc_seq2seq.scorers.known import known_hash, read_known
 from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, scorer_class
 from kgc_seq2seq.systems.dense import Dense
-from kgc_seq2seq.train import add_training_options, begin, is_new, train_task
+from kgc_seq2seq.train import (
+    add_training_options,
+    begin,
+    is_new,
+    selection,
+    train_task,
+    validation_facts,
+)
 from kgc_seq2seq.training.batches import Examples
 from kgc_seq2seq.training.compiling import compile_model
 from kgc_seq2seq.training.denormals import no_denormals
@@ -121,14 +128,19 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
     torch.manual_seed(config.seed)
     model = kind(model_config, Vocabulary.of(graph), known).to(accelerator.device)
     compile_model(model, config.training.compile)
-    task = _Fit(model, model.feed(graph, config.seed), graph, config.training.steps, accelerator)
+    facts = validation_facts(graph, config)
+    task = _Fit(model, model.feed(graph, config.seed), graph, facts, config.training.steps,
+                accelerator)
     stopped = train_task(task, accelerator, config, {
         **stored.as_dict(), "data": {"graph": graph.fingerprint, "vectors": known_hash(known)}},
-        {"system": kind.title, "train": graph.train_hash})
+        {"system": kind.title, "train": graph.train_hash,
+         **selection(len(facts), len(graph.valid))})
     if stopped is not None:
         return stopped
     best = Dense.of(EntityScorer.from_pretrained(run / "model", graph), graph, accelerator.device)
-    return conclude(run, best, accelerator)
+    # As with a generator: where a part of valid has to do, all of it takes too long.
+    splits = ("valid", "test") if len(facts) == len(graph.valid) else ("test",)
+    return conclude(run, best, accelerator, splits=splits)
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,7 @@ class _Fit:
     model: EntityScorer
     feed: Feed
     graph: KnowledgeGraph
+    facts: Ints
     steps: int
     accelerator: Accelerator
     batch_tokens: None = None
@@ -164,7 +177,7 @@ class _Fit:
         return total
 
     def validate(self) -> float:
-        ranks = rank_with_scorer(self.model, self.graph, self.graph.valid, self.accelerator)
+        ranks = rank_with_scorer(self.model, self.graph, self.facts, self.accelerator)
         return float(metrics(ranks)["mrr"])
 
     def save(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -10,12 +11,15 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
+from caption_cache.command_line import answering
+from caption_cache.store import Store
 from kgc_seq2seq.cli import main
 from kgc_seq2seq.completer import Completer, Query
 from kgc_seq2seq.config import RunConfig
@@ -232,6 +236,53 @@ def test_evaluate_repeats_what_training_measured(
     assert within["both"]["mrr"]["high"] - within["both"]["mrr"]["low"] <= 0.01
     assert within["protocol"]["ranks"] == "certified"
     assert json.loads((trained / "results" / "valid.json").read_text()) == again
+
+
+def test_other_captions_than_a_run_has_learnt_from_are_told_of(
+    trained: Path, nations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    data, run = shutil.copytree(nations, tmp_path / "data"), shutil.copytree(
+        trained, tmp_path / "run")
+    config = run / "config.yaml"
+    config.write_text(re.sub("(?m)^dataset: .*$", "dataset: ../data", config.read_text()))
+    words = ["evaluate", run, "--split", "valid", "--json", "--ranks", "certified",
+             "--tolerance", "0.9"]
+    learnt = json.loads((run / "training.json").read_text())["texts"]
+    assert json.loads(answered(capsys, *words))["protocol"]["texts"] == learnt
+    assert not caplog.messages
+    rows = Store(data).read()
+    for part in (data / "captions").glob("part-*.parquet"):
+        part.unlink()
+    Store(data).add_table(rows.slice(1))
+    read = json.loads(answered(capsys, *words))["protocol"]["texts"]
+    assert read != learnt
+    assert [str(run) in message and "other captions" in message for message in caplog.messages] == [
+        True]
+
+
+@pytest.mark.parametrize("error, words", [
+    (OSError(errno.ENOSPC, "", "here/model"), "here/model cannot be written (No space left"),
+    (RuntimeError("Error while serializing: I/O error: Full (os error 27)"),
+     "a file cannot be written (File too large"),
+    (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; lower training.batch_size"),
+])
+def test_what_runs_out_of_room_says_so_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], error: Exception, words: str
+) -> None:
+    def act() -> NoReturn:
+        raise error
+
+    assert answering("kgc", act) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_nobody_can_mend_is_not_hidden() -> None:
+    def act() -> NoReturn:
+        raise OSError(errno.EIO, "odd")
+
+    with pytest.raises(OSError, match="odd"):
+        answering("kgc", act)
 
 
 class Page(HTMLParser):

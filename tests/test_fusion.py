@@ -679,6 +679,7 @@ def test_what_cannot_be_fused_is_refused_in_one_sentence(
     ("entities.tsv", "e8\tthing green", "e9\tthing green", "which is another graph"),
     ("train.tsv", "e0\tkind\te3", "e2\tkind\te3", "1 facts of valid or test"),
     ("train.tsv", "e0\tkind\te3", "e4\tbeside\te5", "1 facts of valid or test"),  # turned
+    ("valid.tsv", "", "", "selected on 1 facts"),
 ])
 def test_a_scorer_of_another_graph_is_refused(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, old: str,
@@ -693,6 +694,8 @@ def test_a_scorer_of_another_graph_is_refused(
             text = text.replace("\te8\n", "\te9\n").replace("\ne8\t", "\ne9\t")
         if name == "train.tsv" and path.name == "valid.tsv":
             text = "head\trelation\ttail\ne0\tkind\te3\n"
+        if name == path.name == "valid.tsv":
+            text = (runs / "data" / "test.tsv").read_text()
         path.write_text(text)
     assert train_scorer.main(["--dataset", str(other), *STEPS, "--scorer", "distmult", "--out",
                               str(tmp_path / "scorer"), "--model.dim", "4"]) == 0

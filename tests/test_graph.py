@@ -55,6 +55,8 @@ def test_an_inverse_without_a_name_gets_one(edited: Callable[[str, str], Path]) 
      ["entities.tsv, line 11", "name 'thing pear'", "line 3"]),
     ("entities.tsv", lambda t: t + "e9\t\n", ["entities.tsv, line 11", "name is empty"]),
     ("relations.tsv", lambda t: t + "kind\tsort\tsort of\n", ["relations.tsv, line 5", "'kind'"]),
+    ("relations.tsv", lambda t: t + "sort\tsort\tkind\n",
+     ["relations.tsv, line 5", "inverse of 'sort'", "called 'kind'", "line 2"]),
     ("dataset.json", lambda t: "{", ["dataset.json", "JSON"]),
     ("dataset.json", lambda t: "[]", ["dataset.json", "object"]),
 ])

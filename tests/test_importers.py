@@ -21,6 +21,7 @@ from caption_cache.errors import InputError
 from caption_cache.images import find_images, read_entities
 from caption_cache.verify import verify
 from kgc_seq2seq import cli
+from kgc_seq2seq.completer import Query, QueryNames
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.importers import FORMATS, ImportConfig, import_dataset
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
@@ -222,15 +223,16 @@ def test_names_that_a_tokenizer_cannot_tell_apart_collide(
     source = write("mygo", entities__txt="a\nb\nc\n山\n", relations__txt="r\n", **{
         f"{split}__txt": "a r b\nc r 山\n" for split in ("train", "valid", "test")})
     words = ["import", "mygo", str(source), str(tmp_path / "out"), "--tokenizer", tokenizer]
-    assert cli.main(words) == 2
-    assert "1 names hold characters that the tokenizer lacks, such as '山'" in (
-        capsys.readouterr().err)
     names = tmp_path / "names.tsv"
-    names.write_text("id\tname\na\tab\nb\tab\nc\tcd\n山\tdc\n")
+    names.write_text("id\tname\na\tab\nb\tbc\nc\tcd\n山\t</s>\n")
+    assert cli.main([*words, "--names", str(names)]) == 2
+    assert "1 names have no tokens, or hold marks of the tokenizer's own, such as '</s>'" in (
+        capsys.readouterr().err)
+    names.write_text("id\tname\na\tab\nb\tab\nc\t川\n山\t山\n")  # no letter is one too many
     assert cli.main([*words, "--names", str(names)]) == 2
     assert "2 entities share their name" in capsys.readouterr().err
     assert cli.main([*words, "--names", str(names), "--on-collision", "id"]) == 0
-    assert read_graph(tmp_path / "out").entity_names == ("ab (a)", "ab (b)", "cd", "dc")
+    assert read_graph(tmp_path / "out").entity_names == ("ab (a)", "ab (b)", "川", "山")
 
 
 def test_a_dataset_that_cannot_be_found_is_refused(tmp_path: Path) -> None:
@@ -294,11 +296,43 @@ def test_what_is_said_of_the_splits_is_of_the_splits(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name in ("thing 1", "stranger"):
         (tmp_path / "pictures" / f"{name}.png").write_bytes(b"pixels")
+        (tmp_path / "pictures" / f"{name}.png").chmod(0o400)
     import_dataset(ImportConfig("tsv", tmp_path / "facts.tsv", tmp_path / "out",
                                 images=tmp_path / "pictures"))
     about = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert "drawn from it with seed 0" in about["splits"]
     assert any("stranger" in note for note in about["notes"])
+    private = tmp_path / "pictures" / "thing 1.png"
+    assert private.stat().st_nlink == 2 and private.stat().st_mode & 0o777 == 0o400
+
+
+@pytest.mark.parametrize(("first", "facts", "noted"), [
+    ("source\trelation\ttarget\n", 72, False), ("product\tproperty\tvalue\n", 73, True),
+    ("", 72, False)])
+def test_a_header_is_no_fact_and_what_looks_like_one_is_noted(
+    tmp_path: Path, first: str, facts: int, noted: bool
+) -> None:
+    path = tmp_path / "facts.tsv"
+    path.write_text(first + "".join(
+        f"thing {i}\tnear\tthing {(i + step) % 24}\n" for i in range(24) for step in (1, 5, 7)))
+    report = import_dataset(ImportConfig("tsv", path, tmp_path / "out"))
+    assert sum(report.triples.values()) == facts
+    assert any("line 1 of facts.tsv, product | property | value" in note
+               for note in report.notes) == noted
+
+
+def test_a_query_may_use_the_whole_of_a_uri_whose_end_is_the_id(tmp_path: Path) -> None:
+    shop = "https://shop.example/"
+    path = tmp_path / "facts.tsv"
+    path.write_text("".join(f"{shop}p/{i}\t{shop}terms/near\t{shop}p/{(i + step) % 24}\n"
+                            for i in range(24) for step in (1, 5, 7)))
+    report = import_dataset(ImportConfig("tsv", path, tmp_path / "out"))
+    assert any(f"such as 0 for {shop}p/0" in note for note in report.notes)
+    names = QueryNames(read_graph(tmp_path / "out"))
+    assert names.resolve(Query(f"{shop}p/7", f"{shop}terms/near")) == (
+        names.resolve(Query("7", "near")))
+    with pytest.raises(InputError, match=r"No entity is called 'https://shop.example/p/99'"):
+        names.entities[f"{shop}p/99"]
 
 
 def test_a_stated_order_is_followed(write: Write) -> None:

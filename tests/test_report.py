@@ -6,6 +6,7 @@ import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -147,6 +148,8 @@ def test_the_worst_queries_are_those_of_the_highest_ranks(trained: Path) -> None
     ranks[[5, 700, 30]] = [90, 80, 70]
     gallery = Gallery(completer, ranks, trained, {}, {})
     assert gallery.worst().tolist() == [5, 700, 30]
+    with patch("kgc_seq2seq.report.MOST_KNOWN", 0):  # each knows one at least
+        assert gallery.worst().tolist() == []
     assert gallery.first().tolist() == []
     shown = list(gallery.examples(gallery.worst()[:2]))
     head, relation, tail = completer.graph.test[5].tolist()

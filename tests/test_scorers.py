@@ -466,6 +466,7 @@ def test_an_unknown_scorer_is_refused_with_those_there_are() -> None:
     lambda: RotationConfig(gamma=0), lambda: RotationConfig(regularization=-1),
     lambda: SamplingConfig(negatives=0), lambda: SamplingConfig(temperature=-1),
     lambda: WeightingConfig(temperature=-1), lambda: SamplingConfig(spared=1),
+    lambda: SamplingConfig(negatives=64, spared=0.01),
     lambda: SamplingConfig(entropy="list", temperature=0)])
 def test_impossible_settings_are_refused_by_their_key(make_config: object) -> None:
     with pytest.raises(InputError, match=r"model\.(sampling\.|weighting\.)?[a-z0-9_]+ "):

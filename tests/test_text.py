@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from conftest import random_graph
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from caption_cache.captions import read_captions
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.graph.knowledge_graph import SPLITS, KnowledgeGraph
+from kgc_seq2seq.text.catalogue import token_keys
 from kgc_seq2seq.text.input_config import InputConfig
 from kgc_seq2seq.text.settings import FACT_MARK
 from kgc_seq2seq.text.tokenizer import (
@@ -63,6 +65,16 @@ def test_tokenizer_survives_the_disk_with_its_marks(tmp_path: Path) -> None:
     assert len(loaded) == len(tokenizer)
     assert loaded(text).input_ids == tokenizer(text).input_ids
     assert all(len(loaded(mark, add_special_tokens=False).input_ids) == 1 for mark in marks)
+
+
+def test_letters_that_a_vocabulary_lacks_tell_names_apart() -> None:
+    tokenizer = train_tokenizer({"alpha beta": 9}, SMALL)
+    names = ["alpeć", "alpeč", "ćalpe", "山", "川", "alpe 山", "alpe"]
+    keys, bad = token_keys(tokenizer, names)
+    assert not bad and pc.count_distinct(keys).as_py() == len(names)
+    size = len(tokenizer)
+    assert size == len(train_tokenizer({"alpha beta": 9}, SMALL)) + len("ćč山川")
+    assert token_keys(tokenizer, names)[0].equals(keys) and len(tokenizer) == size
 
 
 def test_too_few_pieces_are_refused() -> None:

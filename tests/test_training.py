@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, assert_learnt_alike, stop_at
+from conftest import ROOT, assert_learnt_alike, random_graph, stop_at
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import T5Config, T5EncoderModel
 
 from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
@@ -31,7 +32,7 @@ from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation import ranking
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
-from kgc_seq2seq.train import run_training
+from kgc_seq2seq.train import run_training, selection, validation_facts
 from kgc_seq2seq.training.batches import Batch, Batches, Examples, _cut
 from kgc_seq2seq.training.checkpoints import differing_keys
 from kgc_seq2seq.training.loop import TrainingConfig
@@ -433,6 +434,26 @@ def test_a_pretrained_model_is_fine_tuned(tiny: Path, tmp_path: Path, untied: bo
     assert trained.encoder.embed_tokens.weight is trained.shared.weight
     assert (trained.lm_head.weight is trained.shared.weight) == (not untied)
     assert not torch.equal(trained.shared.weight[: len(tokenizer)], model.shared.weight)
+
+
+def test_a_part_of_valid_is_drawn_by_the_seed_and_the_protocol_says_so() -> None:
+    graph = random_graph(0)
+    few = RunConfig(dataset="", seed=3, training=TrainingConfig(validate_facts=2))
+    chosen = validation_facts(graph, few)
+    assert len(graph.valid) > 2 == len(chosen)
+    assert {*map(tuple, chosen.tolist())} < {*map(tuple, graph.valid.tolist())}
+    assert np.array_equal(validation_facts(graph, few), chosen)
+    assert not np.array_equal(validation_facts(graph, replace(few, seed=4)), chosen)
+    assert validation_facts(graph, RunConfig(dataset="")) is graph.valid
+    assert selection(2, 2) == {}
+    assert selection(2, 9) == {"selected_on": "filtered MRR on 2 facts of valid"}
+
+
+def test_an_encoder_alone_is_no_model(tmp_path: Path) -> None:
+    T5EncoderModel(T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+                   ).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"lacks .* of the model's weights, such as decoder"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("make", [

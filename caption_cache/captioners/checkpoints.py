@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers.utils.import_utils import is_torchvision_available
 
 from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
+from caption_cache.weights import refuse_incomplete
 
 QUERY_MODELS = ("blip-2", "instructblip")
 """Model types whose processor places the images itself, one a request."""
@@ -118,22 +119,6 @@ def load_model(
     loaded, about = both
     refuse_incomplete(model, about)
     return loaded.eval()
-
-
-def refuse_incomplete(model: str, about: Mapping[str, Any]) -> None:
-    """Check that a checkpoint held every weight of its model.
-
-    Args:
-        model: Hub name or folder.
-        about: What ``from_pretrained`` gives with ``output_loading_info``.
-
-    Raises:
-        InputError: It did not.
-    """
-    if missing := sorted(about["missing_keys"]):
-        raise InputError(f"{model} lacks {len(missing)} of the model's weights, such as "
-                         f"{missing[0]}; random numbers would stand in for them, so give a "
-                         "complete checkpoint.")
 
 
 def own_device() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ def read_graph(folder: Path, *, flawed: bool = False) -> KnowledgeGraph:
     relation_names = relations.texts("name")
     inverse_names = [inverse or f"inverse of {name}" for name, inverse in zip(
         relation_names, relations.texts("inverse_name"), strict=True)]
+    if not flawed:
+        _refuse_equal_questions(relations.path, relation_names, inverse_names)
     splits = {split: _read_triples(folder / f"{split}.tsv", entities["id"], relations["id"],
                                    may_be_empty=flawed) for split in SPLITS}
     return KnowledgeGraph(
@@ -161,6 +163,16 @@ def _refuse_repeats(table: Columns, column: str) -> None:
         if first.setdefault(value, line) != line:
             raise InputError(f"{table.path}, line {line}: the {column} {value!r} stands at line "
                              f"{first[value]} already; each must be there once.")
+
+
+def _refuse_equal_questions(path: Path, names: Sequence[str], inverses: Sequence[str]) -> None:
+    """No relation may be called like another's inverse: who reads a query could not tell which."""
+    known = {name: place for place, name in enumerate(names)}
+    for place, inverse in enumerate(inverses):
+        if known.setdefault(inverse, place) != place:
+            raise InputError(f"{path}, line {place + 2}: the inverse of {names[place]!r} is called "
+                             f"{inverse!r}, like line {known[inverse] + 2} or its inverse, so that "
+                             "both ask the same; rename one, or leave its inverse_name empty.")
 
 
 def _refuse_empty(table: Columns, column: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -102,7 +103,10 @@ def clean(names: pa.Array, what: str) -> pa.Array:
 
 
 def short_ids(ids: pa.Array) -> pa.Array:
-    """What is left of URIs without their namespace; all stay whole where two would be equal."""
+    """What is left of URIs without their namespace; all stay whole where two would be equal.
+
+    A query may name them by the whole URI all the same.
+    """
     bare = pc.replace_substring_regex(ids, r"^<(.*)>$", r"\1")
     short = pc.if_else(pc.match_substring_regex(bare, _LOCAL),
                        pc.replace_substring_regex(bare, _LOCAL, r"\1"), bare)
@@ -208,10 +212,10 @@ def _description_hints(graph: KnowledgeGraph, places: Longs, groups: Longs) -> l
         waiting = group.tolist()
         longest = max(len(words[member]) for member in waiting)
         for length in range(min(3, longest), min(longest, _HINT_WORDS) + 1):
-            said = [" ".join(words[member][:length]) for member in group]
+            said = Counter(" ".join(words[member][:length]) for member in group.tolist())
             for member in waiting:
                 text = " ".join(words[member][:length])
-                if text and said.count(text) == 1:
+                if text and said[text] == 1:
                     hints[member] = text.rstrip(",.:")
             waiting = [member for member in waiting if not hints[member]]
             if not waiting:

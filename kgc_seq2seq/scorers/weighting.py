@@ -70,6 +70,9 @@ class SamplingConfig(WeightingConfig):
         for key in ("negatives", "candidates"):
             if getattr(self, key) < 1:
                 raise InputError(f"{self.key}.{key} is {getattr(self, key)}; give 1 or more.")
+        if 0 < self.spared * self.negatives < 1:
+            raise InputError(f"{self.key}.spared {self.spared} of {self.negatives} negatives is "
+                             "less than one; give a larger share, or 0.")
 
 
 def uncertainty(scores: Tensor) -> Tensor:

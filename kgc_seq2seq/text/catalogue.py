@@ -12,16 +12,22 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.names import Key, collision_groups
 from kgc_seq2seq.text.token_table import TokenTable
+from kgc_seq2seq.text.tokenizer import add_missing_letters
 
 
 def token_keys(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
                ) -> tuple[pa.Array, list[int]]:
-    """Tokenize names.
+    """Tokenize names as a run that starts from a pretrained tokenizer does.
+
+    Args:
+        tokenizer: It gets the letters that it lacks.
+        names: The names.
 
     Returns:
         A key for each name, bytes [N], equal exactly when the tokens are; and the places of the
         names that have no tokens, or such as can be in no name.
     """
+    add_missing_letters(tokenizer, names)
     return _keys(TokenTable.build(tokenizer, names), len(names), tokenizer)
 
 
@@ -48,9 +54,8 @@ def token_key(tokenizer: PreTrainedTokenizerBase) -> Key:
     def key(names: Sequence[str]) -> pa.Array:
         keys, bad = token_keys(tokenizer, names)
         if bad:
-            raise InputError(f"{len(bad):,} names hold characters that the tokenizer lacks, such "
-                             f"as {names[bad[0]]!r}; give others by --names, or train a tokenizer "
-                             "of your own (model.init: scratch) and leave --tokenizer out.")
+            raise InputError(f"{len(bad):,} names have no tokens, or hold marks of the tokenizer's "
+                             f"own, such as {names[bad[0]]!r}; give others by --names.")
         return keys
 
     return key
@@ -74,8 +79,8 @@ def refuse_unspeakable(
     keys, bad = _keys(table, len(names), tokenizer)
     if bad:
         raise InputError(f"{len(bad)} names hold characters that the tokenizer lacks, or marks of "
-                         f"its own, such as {names[bad[0]]!r}; rename them, or train a tokenizer "
-                         "on them (model.init: scratch).")
+                         f"its own, such as {names[bad[0]]!r}; rename them, or train anew, when it "
+                         "gets those letters.")
     twins, _ = collision_groups(keys)
     if len(twins):
         one, other = twins[:2].tolist()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import sentencepiece
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, T5Tokenizer
 
 from caption_cache.errors import InputError
@@ -104,6 +105,20 @@ def add_relation_marks(tokenizer: PreTrainedTokenizerBase, count: int) -> list[s
     marks = [f"<relation_{relation}>" for relation in range(count)]
     tokenizer.add_tokens(marks, special_tokens=True)
     return marks
+
+
+def add_missing_letters(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> None:
+    """Give each letter of the names that a pretrained vocabulary lacks a token of its own.
+
+    T5's has no bytes to fall back on: many a letter with a mark, and every script that it was not
+    trained on, would be the one unknown token, and names that differ in it the same.
+    """
+    letters = sorted(set().union(*names))
+    # Within a word, as most stand; what begins a word may be a piece of its own.
+    spelt = tokenizer([f"a{letter}" for letter in letters], add_special_tokens=False).input_ids
+    tokenizer.add_tokens([
+        AddedToken(letter, normalized=False) for letter, tokens in zip(letters, spelt, strict=True)
+        if tokenizer.unk_token_id in tokens])
 
 
 def _repeated(texts: Mapping[str, int]) -> Iterator[str]:

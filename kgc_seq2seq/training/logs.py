@@ -10,11 +10,11 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from caption_cache.progress import CONSOLE
+from caption_cache.progress import CONSOLE, MINUTE
 
 
 class TrainingLog:
-    """Writes the numbers of a run; the bar goes to standard error."""
+    """Writes the numbers of a run; the bar, or a line every minute, goes to standard error."""
 
     def __init__(self, run: Path, steps: int, start: int, unit: str) -> None:
         """Open the logs of a run.
@@ -31,6 +31,7 @@ class TrainingLog:
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
         path.write_text("".join(kept))
         self._file = path.open("a", buffering=1)
+        self._steps, self._unit, self._said = steps, unit, time.monotonic()
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
         self._bar = Progress(
             TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -51,6 +52,10 @@ class TrainingLog:
     def step(self, step: int, loss: float, speed: float) -> None:
         """Move the bar: mean loss, and units a second."""
         self._bar.update(self._task, completed=step, loss=loss, speed=speed)
+        # A log file would show the bar only at its end.
+        if not CONSOLE.is_terminal and time.monotonic() - self._said >= MINUTE:
+            self._said = time.monotonic()
+            self.say(f"step {step} of {self._steps}: loss {loss:.3f}, {speed:,.0f} {self._unit}/s")
 
     def note(self, step: int, **numbers: float) -> None:
         """Write numbers that belong to ``step`` to the file and to TensorBoard."""

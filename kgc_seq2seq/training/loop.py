@@ -42,6 +42,10 @@ class LoopConfig:
     """Examples in a step, all processes together."""
     validate_every: int = 1000
     """Steps between validations; the model of the best one is kept."""
+    validate_facts: int | None = None
+    """So many facts of valid, drawn by the seed, are ranked at each validation; None: all. Ranks
+    among many thousand names take long, so that in the end only test is ranked as a whole;
+    ``kgc evaluate RUN --split valid`` ranks valid."""
     log_every: int = 50
     """Steps between entries in the logs."""
     checkpoint_every: int = 1000
@@ -50,7 +54,8 @@ class LoopConfig:
     """So many checkpoints are kept, the last ones."""
     gradient_accumulation: int = 1
     """So many parts of a step's examples are computed one after another: less memory, the same
-    step, since the loss is divided by what all parts and processes have in it."""
+    step, since the loss is divided by what all parts and processes have in it. Only what compares
+    the entities of a batch (LBMKGC's variant paper; MoCME's ce and nmi) sees its own part alone."""
     patience: int = 0
     """Training ends after so many validations without a better one; 0 never ends it early."""
     ema_decay: float = 0.0
@@ -67,6 +72,8 @@ class LoopConfig:
                     "keep_checkpoints", "gradient_accumulation"):
             if getattr(self, key) < 1:
                 raise InputError(f"training.{key} is {getattr(self, key)}; give 1 or more.")
+        if self.validate_facts is not None and self.validate_facts < 1:
+            raise InputError(f"training.validate_facts is {self.validate_facts}; give 1 or more.")
         if self.patience < 0:
             raise InputError(f"training.patience is {self.patience}; give 0 or more.")
         if not 0 <= self.ema_decay < 1:
@@ -81,10 +88,6 @@ class TrainingConfig(LoopConfig):
     batch_tokens: int | None = None
     """In place of ``batch_size``: at most so many tokens in a step, padding and targets included;
     all processes together."""
-    validate_facts: int | None = None
-    """So many facts of valid, drawn by the seed, are ranked at each validation; None: all. Ranks
-    among many thousand names take long, so that in the end only test is ranked as a whole;
-    ``kgc evaluate RUN --split valid`` ranks valid."""
     ranks: Literal["exact", "certified"] = "exact"
     """How answers are ranked, at validations and at the end: exactly, or within brackets that hold
     every reciprocal rank to 0.002, which is many times cheaper among many thousand names. A state
@@ -101,9 +104,8 @@ class TrainingConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("batch_tokens", "validate_facts"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise InputError(f"training.{key} is {getattr(self, key)}; give 1 or more.")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise InputError(f"training.batch_tokens is {self.batch_tokens}; give 1 or more.")
         for key in ("denoising", "label_smoothing"):
             if not 0 <= getattr(self, key) < 1:
                 raise InputError(f"training.{key} is {getattr(self, key)}; give a number from 0 to "

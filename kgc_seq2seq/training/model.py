@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from pickle import UnpicklingError
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from caption_cache.errors import InputError, first_line
+from caption_cache.weights import refuse_incomplete
 from kgc_seq2seq.training.lora import LoraConfig, add_lora, is_adapter, merged
 
 
@@ -118,16 +120,20 @@ def load_model(source: str | Path) -> T5ForConditionalGeneration:
     """Load a T5 in float32 from a folder or a hub.
 
     Raises:
-        InputError: It cannot be loaded, is no T5, or its embeddings have come apart.
+        InputError: It cannot be loaded, is no T5, lacks weights (of an encoder alone: the decoder),
+            or its embeddings have come apart.
     """
     try:
         with _quiet():
-            model = AutoModelForSeq2SeqLM.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
+            both: Any = AutoModelForSeq2SeqLM.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
         raise InputError(f"No model can be loaded from {source} ({first_line(error)}); give the "
                          "folder or the hub name of a T5.") from None
+    model, about = both
     if not isinstance(model, T5ForConditionalGeneration):
         raise InputError(f"{source} is a {type(model).__name__}; a T5 is needed.")
+    refuse_incomplete(str(source), about)
     # Some versions of transformers took the encoder's embedding from lm_head, and wrote garbage.
     if not (model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
             is model.shared.weight):

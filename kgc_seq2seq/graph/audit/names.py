@@ -44,11 +44,13 @@ def audit_names(graph: KnowledgeGraph) -> Iterator[Finding]:
                        pc.greater(pc.utf8_length(names), LONG_NAME),
                        f"have a name of more than {LONG_NAME} characters",
                        "shorten it if the search over names gets slow")
-    relation_names = graph.relation_names[: graph.num_relations]
+    # A symmetric relation is called like its own inverse.
+    apart = np.append(np.ones(graph.num_relations, bool), ~graph.symmetric)
+    relation_names = [graph.relation_names[place] for place in np.flatnonzero(apart).tolist()]
     places, _ = collision_groups(relation_names)
     if len(places):
         yield Finding("relation-name-collisions", Severity.ERROR, len(places),
-                      f"{len(places):,} relations share their name with another.",
+                      f"{len(places):,} relations or inverses share their name with another.",
                       "rename them in relations.tsv", tell_names(relation_names, places.tolist()))
 
 
@@ -65,8 +67,8 @@ def audit_tokens(graph: KnowledgeGraph, keys: pa.Array, unspeakable: Sequence[in
                            "have a name with the same tokens as another's")
     if unspeakable:
         yield Finding("unknown-tokens", Severity.ERROR, len(unspeakable),
-                      f"{len(unspeakable):,} names hold characters that the tokenizer lacks.",
-                      "rename them, or train a tokenizer on them (model.init: scratch)",
+                      f"{len(unspeakable):,} names have no tokens, or hold marks of the "
+                      "tokenizer's own.", "rename them in entities.tsv",
                       tell_names(graph.entity_names, unspeakable))
 
 

@@ -118,6 +118,10 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
     notes = list(raw.notes)
     ids = _checked_ids(short_ids(raw.entity_ids), config.source)
     relation_ids = _checked_ids(short_ids(raw.relation_ids), config.source)
+    if cut := np.flatnonzero(pc.not_equal(ids, raw.entity_ids)).tolist():
+        notes.append(f"of URIs, the ids are what follows the namespace, such as "
+                     f"{ids[cut[0]].as_py()} for {raw.entity_ids[cut[0]].as_py()}; queries may use "
+                     "either")
     joined = None if config.texts is None else join(
         config.texts, raw.entity_ids, ["description", "caption"])
     descriptions = pa.nulls(len(ids), pa.string()) if raw.descriptions is None else clean(

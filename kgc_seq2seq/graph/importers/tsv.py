@@ -22,8 +22,10 @@ from kgc_seq2seq.arrays import Ints
 from kgc_seq2seq.graph.importers.raw import Order, RawGraph, find_file, in_order
 
 _ENDINGS = (".tsv", ".txt")
-_HEADER = {"head": "h", "subject": "h", "h": "h", "relation": "r", "predicate": "r", "r": "r",
-           "tail": "t", "object": "t", "t": "t"}
+_HEADER = {
+    **dict.fromkeys(("head", "subject", "source", "from", "h"), "h"),
+    **dict.fromkeys(("relation", "predicate", "property", "r"), "r"),
+    **dict.fromkeys(("tail", "object", "target", "to", "value", "t"), "t")}
 
 
 def read_tsv(source: Path, order: Order | None) -> RawGraph:
@@ -49,6 +51,9 @@ def read_tsv(source: Path, order: Order | None) -> RawGraph:
         named = sorted(header) == ["h", "r", "t"]
         if named:
             order = _named_order(path, "".join(header), order)
+        elif any(header):
+            notes.append(f"line 1 of {path.name}, {' | '.join(read_header(path))}, was taken for a "
+                         "fact; if it tells what the columns are, delete it and import again")
         tables[split] = read_columns(path, 3, skip=int(named))
         if not ends_with_newline(path):
             notes.append(f"{path.name} does not end with a newline; make sure that it is not cut "

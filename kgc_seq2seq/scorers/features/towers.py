@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from caption_cache.captioners.checkpoints import find_revision, refuse_incomplete
+from caption_cache.captioners.checkpoints import find_revision
 from caption_cache.errors import InputError, first_line
+from caption_cache.weights import refuse_incomplete
 
 
 class _Clip:
