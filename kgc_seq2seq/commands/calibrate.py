@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
 from caption_cache.command_line import Answer, Parser
+from kgc_seq2seq.commands.arguments import run_folder
 
 
 def add_calibrate(parser: Parser) -> None:
     """Add the command to ``kgc``."""
     command = parser.add_command("calibrate", _calibrate, (
         "compare the probabilities of a run's best answers with how often they are right"))
-    command.add_argument("run", type=Path, help="the folder that training wrote")
+    run_folder(command)
     command.add_argument("--split", choices=["valid", "test"], default="test",
                          help="the facts to ask for")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
 from caption_cache.command_line import Answer, Parser, whole_number
+from kgc_seq2seq.commands.arguments import dataset_folder
 
 _PLURALS = {"image": "images", "text": "descriptions"}
 
@@ -15,7 +15,7 @@ def add_complete_modalities(parser: Parser) -> None:
     command = parser.add_command("complete-modalities", _complete, (
         "paint an image for each entity without one, and let captions stand for missing "
         "descriptions; marked as generated, and read by 'kgc features' alone"))
-    command.add_argument("dataset", type=Path, help="the folder of a data set")
+    dataset_folder(command)
     command.add_argument("--modality", choices=["image", "text"], action="append", help=(
         "only this one; by default images and, where there are captions, texts"))
     command.add_argument("--captions", metavar="SOURCE",

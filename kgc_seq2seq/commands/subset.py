@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from caption_cache.command_line import Answer, Parser, whole_number
+from kgc_seq2seq.commands.arguments import dataset_folder
 
 
 def add_subset(parser: Parser) -> None:
     """Add the command to ``kgc``."""
     command = parser.add_command("subset", _subset, (
         "write the entities of highest train degree and the facts between them as a data set"))
-    command.add_argument("dataset", type=Path, help="the folder of a data set")
+    dataset_folder(command)
     command.add_argument("out", type=Path, help="the data-set folder to write")
     command.add_argument("--entities", type=int, default=2000, metavar="N", help="how many")
     command.add_argument("--seed", type=whole_number(0), default=0,
