@@ -27,7 +27,10 @@ from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
 from kgc_seq2seq.scorers.known import known_hash, read_known
 from kgc_seq2seq.scorers.scorer import EntityScorer, Feed, Vocabulary, scorer_class
 from kgc_seq2seq.systems.dense import Dense
-from kgc_seq2seq.train import (
+from kgc_seq2seq.training.batches import Examples
+from kgc_seq2seq.training.compiling import compile_model
+from kgc_seq2seq.training.denormals import no_denormals
+from kgc_seq2seq.training_run import (
     add_training_options,
     begin,
     is_new,
@@ -35,9 +38,6 @@ from kgc_seq2seq.train import (
     train_task,
     validation_facts,
 )
-from kgc_seq2seq.training.batches import Examples
-from kgc_seq2seq.training.compiling import compile_model
-from kgc_seq2seq.training.denormals import no_denormals
 
 
 @dataclass(frozen=True)

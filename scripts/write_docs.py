@@ -14,8 +14,8 @@ from caption_cache import cli as caption_cli
 from kgc_seq2seq import cli
 from kgc_seq2seq.config import RunConfig, config_parser
 from kgc_seq2seq.scorers.scorer import GROUP
-from kgc_seq2seq.train import add_training_options
 from kgc_seq2seq.train_scorer import config_class
+from kgc_seq2seq.training_run import add_training_options
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 CAPTIONERS = ("transformers", "openai")

@@ -21,9 +21,9 @@ from caption_cache.errors import InputError
 from kgc_seq2seq import cli
 from kgc_seq2seq.config import RunConfig, config_parser, parse_config
 from kgc_seq2seq.evaluation.results import read_result
-from kgc_seq2seq.train import add_training_options
 from kgc_seq2seq.train_scorer import config_class, scorer_name
 from kgc_seq2seq.train_scorer import main as train_scorer
+from kgc_seq2seq.training_run import add_training_options
 
 SHELL = {"source", "export", "pip", "curl"}
 """What is not ours; the calls by curl are run by the test of the explorer."""

@@ -16,10 +16,12 @@ FLOORS = [
     ["kgc_seq2seq.config", "kgc_seq2seq.reading", "kgc_seq2seq.evaluation", "kgc_seq2seq.hub"],
     ["kgc_seq2seq.systems"],
     ["kgc_seq2seq.runs", "kgc_seq2seq.newcomers", "kgc_seq2seq.completer", "kgc_seq2seq.explain",
-     "kgc_seq2seq.leave_one_out", "kgc_seq2seq.queries", "kgc_seq2seq.show_input"],
+     "kgc_seq2seq.leave_one_out", "kgc_seq2seq.queries", "kgc_seq2seq.show_input",
+     "kgc_seq2seq.training_run"],
     ["kgc_seq2seq.evaluate", "kgc_seq2seq.calibrate", "kgc_seq2seq.doctor", "kgc_seq2seq.explorer",
-     "kgc_seq2seq.export", "kgc_seq2seq.model_card", "kgc_seq2seq.report", "kgc_seq2seq.train"],
-    ["kgc_seq2seq.train_scorer", "kgc_seq2seq.fuse"],
+     "kgc_seq2seq.export", "kgc_seq2seq.model_card", "kgc_seq2seq.report", "kgc_seq2seq.train",
+     "kgc_seq2seq.train_scorer"],
+    ["kgc_seq2seq.fuse"],
     ["kgc_seq2seq.cli", "kgc_seq2seq.commands"],
 ]
 

@@ -142,7 +142,7 @@ def test_results_that_cannot_be_written_are_one_sentence(
 
 @both_kinds
 @pytest.mark.parametrize("patch, why", [
-    (lambda at: at.setattr("kgc_seq2seq.train.os.access", lambda *_: False),
+    (lambda at: at.setattr("kgc_seq2seq.training_run.os.access", lambda *_: False),
      "run cannot be written (Permission denied)"),
     (lambda at: at.setenv("ACCELERATE_MIXED_PRECISION", "bf16"),
      "give --training.mixed_precision bf16"),

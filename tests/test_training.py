@@ -32,12 +32,13 @@ from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation import ranking
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
-from kgc_seq2seq.train import run_training, selection, validation_facts
+from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.batches import Batch, Batches, Examples, _cut
 from kgc_seq2seq.training.checkpoints import differing_keys
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig, load_model, make_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate
+from kgc_seq2seq.training_run import selection, validation_facts
 
 
 def small(dataset: Path, out: Path, **training: int) -> RunConfig:
