@@ -120,7 +120,7 @@ def evaluate_split(
         What was written.
     """
     graph = system.graph
-    how = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
+    how: dict[str, Any] = {} if ranker is None else {"ranks": ranker.kind, **asdict(ranker)}
     if texts is not None:
         how["texts"] = texts  # what was read now; training.json says what was learnt from
     name = _result_name(split, ranker)
@@ -185,7 +185,7 @@ def record(
     """
     triples = graph.split(split)
     result = {**summarize(graph, triples, ranks, _pictured(run, graph)),
-              "protocol": protocol(graph, split, **training_facts(run) | how)}
+              "protocol": protocol(graph, split, **{**training_facts(run), **how})}
     if accelerator.is_main_process:
         write_ranks(run / "results" / f"{name}-ranks.parquet", graph, triples, ranks)
         write_result(run / "results" / f"{name}.json", result)

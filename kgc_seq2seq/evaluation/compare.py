@@ -144,7 +144,8 @@ def paired_differences(
     worst = _gap(_worst(other), first.realistic)
     best = _gap(other.realistic, _worst(first))
     number, answers = np.unique(query, return_inverse=True, return_counts=True)[1:]
-    sums = np.stack([np.bincount(number, gap) for gap in (*worst.T, *best.T)] + [answers], axis=1)
+    columns = [*(np.bincount(number, gap) for gap in (*worst.T, *best.T)), answers]
+    sums = np.stack(columns, axis=1).astype(np.float64)
     means = bootstrap_means(sums, resamples, seed)
     drawn = means[:, :-1] / means[:, -1:]  # the mean over the answers of those queries
     tail = (1 - COVERAGE) / 2
