@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.training.batches import Batch, Batches
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from kgc_seq2seq.evaluation.kept import Kept
+    from kgc_seq2seq.systems.generator import Generator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Models as small as these only wait for a second thread; the same for commands that tests start.
@@ -22,6 +29,8 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+"""Of commands that tests start."""
 
 
 def random_graph(seed: int, entities: int = 12, relations: int = 3, facts: int = 40
@@ -43,6 +52,37 @@ def random_graph(seed: int, entities: int = 12, relations: int = 3, facts: int =
         train=rows[2 * cut:], valid=rows[:cut], test=rows[cut: 2 * cut])
 
 
+def random_generator(seed: int) -> Generator:
+    """A generator over a random graph, as small as can be and untrained."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from kgc_seq2seq.decoding.exact import ExactSearch
+    from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
+    from kgc_seq2seq.decoding.trie import EntityTrie
+    from kgc_seq2seq.systems.generator import Generator
+    from kgc_seq2seq.text.input_config import InputConfig
+    from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
+    from kgc_seq2seq.text.verbalizer import Verbalizer
+
+    graph = random_graph(seed)
+    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=0))
+    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), seed)
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
+        decoder_start_token_id=0)).eval()
+    return Generator(verbalizer, ExactSearch(TreeDecoder(model),
+                                             EntityTrie.build(*verbalizer.names())))
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    """One process on a CPU."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
+
+
 def draw_by_name(module: torch.nn.Module, std: float) -> None:
     """Random weights that are the same for a name, whatever other weights there are."""
     for name, weights in module.named_parameters():
@@ -51,16 +91,61 @@ def draw_by_name(module: torch.nn.Module, std: float) -> None:
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process SIGTERM when it takes the batch of a step."""
-    after = Batches.after
+    """Send this process SIGTERM when it begins a step, for which it draws a seed."""
+    from kgc_seq2seq.training import loop
 
-    def take(self: Batches, *place: int) -> Iterator[Batch]:
-        for batch in after(self, *place):
-            if batch.step == step:
-                signal.raise_signal(signal.SIGTERM)
-            yield batch
+    draw = loop._random_seed
 
-    monkeypatch.setattr(Batches, "after", take)
+    def begin(seed: int, now: int, rank: int) -> int:
+        if now == step:
+            signal.raise_signal(signal.SIGTERM)
+        return draw(seed, now, rank)
+
+    monkeypatch.setattr(loop, "_random_seed", begin)
+
+
+def die_at(counts: set[int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """End this process, as Ctrl-C does, when it has kept so many arrays.
+
+    Returns:
+        The questions of all that were kept, which grows.
+    """
+    from kgc_seq2seq.evaluation.kept import Kept
+
+    put, kept = Kept.put, list[str]()
+
+    def dying(self: Kept, questions: np.ndarray, found: np.ndarray) -> None:
+        put(self, questions, found)
+        kept.append(str(questions.tolist()))
+        if len(kept) in counts:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Kept, "put", dying)
+    return kept
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    """What a command of ``kgc`` prints with ``--json``."""
+    from kgc_seq2seq.cli import main
+
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    """Of ``metrics.jsonl``."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def noted(run: Path, name: str) -> list[float]:
+    """A number of ``metrics.jsonl`` wherever it was written down, such as the loss."""
+    return [line[name] for line in lines(run) if name in line]
+
+
+def checkpoint(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
+    """The tensors of the newest checkpoint."""
+    return load_file(sorted((run / "checkpoints").iterdir())[-1] / f"{name}.safetensors")
 
 
 def assert_learnt_alike(
@@ -69,8 +154,9 @@ def assert_learnt_alike(
 ) -> None:
     """Lines of ``metrics.jsonl`` and the result on test, of one process and of two."""
     assert two[1]["protocol"]["processes"] == 2
-    losses = [[line["loss"] for line in lines if "loss" in line] for lines, _ in (one, two)]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(*([line[name] for line in lines if name in line]
+                                     for lines, _ in (one, two)), rtol=1e-4)
     for side in ("both", "tail", "head"):
         assert one[1][side] == pytest.approx(two[1][side], rel=1e-3)
 

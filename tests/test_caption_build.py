@@ -402,6 +402,13 @@ def test_unchanged_images_are_not_read_again(
     paint(dataset / "images/e3/a.png", 30)
     assert run(dataset).captioned == 1
     assert read == ["images/e3/a.png"]
+    age(dataset)
+    run(dataset)
+    read.clear()
+    Image.new("RGB", (99, 99), (40, 9, 9)).save(dataset / "images/e3/a.png")
+    age(dataset)  # as an archive that keeps times unpacks another file
+    assert run(dataset).captioned == 1
+    assert read == ["images/e3/a.png"]
 
 
 def test_just_changed_images_are_read_again(

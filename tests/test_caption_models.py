@@ -229,8 +229,15 @@ def test_identity_holds_what_determines_the_texts(folders: dict[str, Path], tmp_
     assert captioner(moved).identity == original, "a place is no part of what a model says"
     assert captioner(moved, batch_size=2, device_map="cpu").identity == original
     for changed in ({"max_new_tokens": 7}, {"num_beams": 2}, {"dtype": "bfloat16"},
-                    {"temperature": 1.0}, {"repetition_penalty": 1.5}):
+                    {"temperature": 1.0}, {"repetition_penalty": 1.5},
+                    {"quantization": '{"load_in_8bit": true}'}):
         assert captioner(moved, **changed).identity != original
+    for changed in ({"seed": 1}, {"top_p": 0.5}):
+        assert captioner(moved, **changed).identity == original, "nothing is drawn"
+        assert captioner(moved, temperature=1.0, **changed).identity != captioner(
+            moved, temperature=1.0).identity
+    bare = folders["llava-without-template"]
+    assert captioner(bare, prompt_format="{images}{prompt}").identity != captioner(bare).identity
     assert captioner(moved, max_new_tokens=7).judge_identity == captioner(moved).judge_identity
     for name in ("README.md", "LICENSE.txt"):
         (moved / name).write_text("about")

@@ -344,8 +344,9 @@ def test_identity_knows_no_place_and_no_key(server: Server) -> None:
     assert (identity.captioner, identity.model, identity.back_end) == ("openai", "m", "png-1024")
     for unimportant in ({"base_url": "http://other/v1"}, {"concurrency": 9}, {"timeout": 1.0}):
         assert client(server, **unimportant).identity == identity
-    for important in ({"max_tokens": 9}, {"temperature": 1.0}, {"seed": 1}, {"model": "n"},
-                      {"revision": "r"}, {"image_format": "jpeg"}, {"max_side": 512}):
+    for important in ({"max_tokens": 9}, {"temperature": 1.0}, {"top_p": 0.5}, {"seed": 1},
+                      {"model": "n"}, {"revision": "r"}, {"image_format": "jpeg"},
+                      {"max_side": 512}):
         assert client(server, **important).identity != identity
     assert "127.0.0.1" not in repr(identity)
 

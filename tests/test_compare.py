@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def measured(run: Path, graph: KnowledgeGraph, found: Ranks, **how: Any) -> Path
 @given(seed=st.integers(0, 10**6))
 def test_slices_are_those_of_a_plain_count(seed: int) -> None:
     graph = random_graph(seed, entities=15, facts=45)
+    graph = replace(graph, entity_descriptions=["" if e % 3 else "a thing" for e in range(15)])
     pictured = np.random.default_rng(seed).random(graph.num_entities) < 0.5
     degree = Counter(end for h, _, t in graph.train.tolist() for end in (h, t))
     pairs = {frozenset((h, t)) for h, _, t in graph.train.tolist()}
@@ -76,6 +78,7 @@ def test_slices_are_those_of_a_plain_count(seed: int) -> None:
                 "entities": "both seen in train" if degree[h] and degree[t] else "one unseen",
                 "linked": "linked in train" if {h, t} in pairs else "not linked",
                 "given_degree": bucket(given_), "answer_degree": bucket(answer),
+                "given_text": "without" if given_ % 3 else "with",
                 "given_image": "with" if pictured[given_] else "without",
                 "answer_image": "with" if pictured[answer] else "without"}
             for name, label in row.items():
@@ -337,6 +340,10 @@ def test_calibration_is_written_beside_the_results(
     hits = read_result(small_run / "results" / "valid.json")["both"]["hits@1"]
     assert found["both"]["accuracy"] == pytest.approx(hits)
     assert found["both"]["count"] == sum(part["count"] for part in found["both"]["bins"]) == 2
+    completer = Completer.from_pretrained(small_run)
+    sure, _ = best_answers(completer, completer.graph.valid)
+    assert [found[side]["confidence"] for side in ("tail", "head")] == pytest.approx(sure)
+    assert sure[0] != sure[1]
     assert cli.main(["calibrate", str(small_run)]) == 0
     assert capsys.readouterr().out.split("\n")[1].split()[:2] == ["both", "2"]
 

@@ -183,6 +183,11 @@ def test_a_threshold_saves_work() -> None:
     assert search.positions < everything / 2
 
 
+def to_grid(scores: np.ndarray) -> np.ndarray:
+    """What moves scores to the next half."""
+    return np.round(2 * scores) / 2 - scores
+
+
 @dataclass
 class Case:
     """A random model, catalogue, restriction and prior, and the scores by brute force."""
@@ -195,8 +200,9 @@ class Case:
     scores: np.ndarray
 
 
-def case(names: Names, seed: int, count: int, restriction: str, weight: float, memory: int
+def case(names: Names, seed: int, count: int, restriction: str, weight: float | None, memory: int
          ) -> Case:
+    """Weight of the prior; None: one that puts all scores on a grid, so that many tie."""
     random = np.random.default_rng(seed)
     search = ExactSearch(TreeDecoder(small_t5(seed, layers=1 + seed % 2)), build(names))
     search.memory = memory
@@ -208,17 +214,19 @@ def case(names: Names, seed: int, count: int, restriction: str, weight: float, m
                "only": Allowed.only(search.nodes, query, entity)}[restriction]
     may = {"all": np.ones_like(listed), "without": ~listed, "only": listed}[restriction]
     prior = None
-    if weight:
-        values = torch.from_numpy(random.normal(size=scores.shape).astype(np.float32))
-        values = weight * values.log_softmax(-1)
+    if weight != 0:
+        values = torch.from_numpy(to_grid(scores) if weight is None else
+                                  random.normal(size=scores.shape).astype(np.float32))
+        if weight is not None:
+            values = weight * values.log_softmax(-1)
         prior = Prior.of(search.nodes, values)
         scores = scores + values.numpy()
     return Case(search, encoded, allowed, may, prior, scores)
 
 
 cases = st.builds(case, names_strategy, st.integers(0, 10**6), st.integers(1, 4),
-                  st.sampled_from(["all", "without", "only"]), st.sampled_from([0.0, 0.5, 3.0]),
-                  st.sampled_from([0, 10_000, 2**30]))
+                  st.sampled_from(["all", "without", "only"]),
+                  st.sampled_from([0.0, 0.5, 3.0, None]), st.sampled_from([0, 10_000, 2**30]))
 
 
 @settings(deadline=None, max_examples=300)
@@ -275,6 +283,27 @@ def test_brackets_hold_the_true_rank_and_close(
         if not tolerance:
             assert found.better.tolist() == better.tolist()
             assert found.tied.tolist() == tied.tolist()
+
+
+def test_ties_are_found_where_nothing_else_lies_under_a_node() -> None:
+    """The model is sure that a name ends, so the bound of an open node is its answer's score."""
+    model = small_t5(gated=False)
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(0.05 * model.lm_head.weight)
+        model.lm_head.weight[EOS, 0] = 4
+        model.shared.weight[:, 0] = 100  # what every last hidden state is then made of
+    search = ExactSearch(TreeDecoder(model), build([
+        (a, b, EOS) for a in range(2, VOCAB) for b in range(2, VOCAB)]))
+    encoded = search.decoder.encode(*queries(1, 2))
+    plain = search.all_scores(encoded)
+    scores, prior = plain + to_grid(plain), Prior.of(search.nodes, torch.from_numpy(to_grid(plain)))
+    gold = np.argsort(scores, axis=1)[:, 50]
+    own = np.take_along_axis(scores, gold[:, None], 1)
+    found = bracket(search, encoded, torch.arange(2), torch.from_numpy(gold),
+                    torch.full((2,), 1e-3), gold_scores=torch.from_numpy(own[:, 0]), prior=prior)
+    assert found.tied.tolist() == ((np.abs(scores - own) <= 1e-3).sum(1) - 1).tolist()
+    assert found.better.tolist() == (scores > own + 1e-3).sum(1).tolist()
+    assert (found.tied > 0).all()
 
 
 def test_the_best_answers_and_brackets_save_work() -> None:

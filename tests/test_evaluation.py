@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import random_graph
-from hypothesis import given, settings
+from conftest import random_generator, random_graph
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import T5Config, T5ForConditionalGeneration
 
 from kgc_seq2seq.completer import Completer
 from kgc_seq2seq.config import RunConfig
-from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
-from kgc_seq2seq.decoding.trie import EntityTrie
+from kgc_seq2seq.decoding.nodes import Prior
 from kgc_seq2seq.evaluation import dense, ranking
 from kgc_seq2seq.evaluation.dense import rank_by_scores
 from kgc_seq2seq.evaluation.kept import Kept
@@ -33,17 +30,11 @@ from kgc_seq2seq.evaluation.ranks import Ranks, metrics
 from kgc_seq2seq.evaluation.results import summarize
 from kgc_seq2seq.evaluation.sampled import SampledRanks
 from kgc_seq2seq.text.input_config import InputConfig
-from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
-from kgc_seq2seq.text.verbalizer import Verbalizer
+from kgc_seq2seq.text.tokenizer import TokenizerConfig
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig
 from kgc_seq2seq.training.optimizer import OptimizerConfig
-
-
-@pytest.fixture(scope="module")
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
 
 
 def test_ties_count_with_their_mean_rank() -> None:
@@ -59,21 +50,33 @@ def test_ties_count_with_their_mean_rank() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 10**6), st.integers(1, 5))
+@given(st.integers(0, 10**6), st.integers(1, 5), st.booleans())
+@example(0, 2, True)
 def test_ranks_equal_those_of_sorted_scores(
-    accelerator: Accelerator, seed: int, at_once: int
+    accelerator: Accelerator, seed: int, at_once: int, tying: bool
 ) -> None:
-    graph = random_graph(seed)
-    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=0))
-    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), seed)
-    torch.manual_seed(seed)
-    model = T5ForConditionalGeneration(T5Config(
-        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
-        decoder_start_token_id=0)).eval()
-    search = ExactSearch(TreeDecoder(model), EntityTrie.build(*verbalizer.names()))
+    """Also with a prior that puts scores on a grid, so that many tie."""
+    generator = random_generator(seed)
+    graph, search, verbalizer = generator.graph, generator.search, generator.verbalizer
+    written = {tuple(query): search.all_scores(encode_queries(
+        search, verbalizer, np.array([query], np.int32)))[0]
+        for query in graph.queries(graph.test)[:, :2].tolist()}
+    wanted = {query: np.round(scores) if tying else scores for query, scores in written.items()}
+
+    def table(queries: np.ndarray) -> np.ndarray:
+        return np.stack([wanted[tuple(query)] for query in queries.tolist()])
+
+    def prior_of(queries: np.ndarray) -> Prior:
+        return Prior.of(search.nodes, torch.from_numpy(table(queries) - np.stack(
+            [written[tuple(query)] for query in queries.tolist()])))
+
+    def rank(ranker: CertifiedRanks | None = None) -> Ranks:
+        return rank_triples(search, verbalizer, graph.test, accelerator, ranker,
+                            prior_of if tying else None)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "QUERIES_AT_ONCE", at_once)
-        ranks = rank_triples(search, verbalizer, graph.test, accelerator)
+        ranks = rank()
 
     facts = {tuple(fact) for split in ("train", "valid", "test")
              for fact in graph.split(split).tolist()}
@@ -82,8 +85,7 @@ def test_ranks_equal_those_of_sorted_scores(
     for end in (2, 0):
         for fact in graph.test.tolist():
             relation = fact[1] if end == 2 else fact[1] + graph.num_relations
-            query = np.array([[fact[2 - end], relation]], np.int32)
-            scores = search.all_scores(encode_queries(search, verbalizer, query))[0]
+            scores = wanted[fact[2 - end], relation]
             gap = scores - scores[fact[end]]
             margin = ranking.TOLERANCE * max(1, abs(scores[fact[end]]))
             # Two scores that differ by about the margin may fall on either side of it.
@@ -98,20 +100,19 @@ def test_ranks_equal_those_of_sorted_scores(
             tied.append(int((np.abs(gap[rival]) <= margin).sum()))
     assert ranks.better.tolist() == better
     assert ranks.tied.tolist() == tied
-    certified = rank_triples(search, verbalizer, graph.test, accelerator,
-                             CertifiedRanks(tolerance=0))
+    assert any(tied) or (seed, tying) != (0, True), "the grid is too fine"
+    certified = rank(CertifiedRanks(tolerance=0))
     assert certified.better.tolist() == better
     assert certified.tied.tolist() == tied
     assert certified.open.tolist() == [0] * len(better)
-    cheap = rank_triples(search, verbalizer, graph.test, accelerator, CertifiedRanks(budget=2))
+    cheap = rank(CertifiedRanks(budget=2))
     assert (cheap.optimistic <= ranks.optimistic).all()
     assert (cheap.pessimistic + cheap.open >= ranks.pessimistic).all()
     exactly, between = metrics(ranks), metrics(cheap)
     for name, value in between.items():
         if name != "count":
             assert value["low"] - 1e-9 <= exactly[name] <= value["high"] + 1e-9
-    whole = rank_by_scores(graph, graph.test, lambda queries: search.all_scores(
-        encode_queries(search, verbalizer, queries)))
+    whole = rank_by_scores(graph, graph.test, table)
     assert whole.better.tolist() == better
     assert whole.tied.tolist() == tied
 
@@ -119,13 +120,8 @@ def test_ranks_equal_those_of_sorted_scores(
 def test_a_killed_evaluation_goes_on(
     accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = random_graph(5)
-    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=0))
-    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), 0)
-    torch.manual_seed(0)
-    search = ExactSearch(TreeDecoder(T5ForConditionalGeneration(T5Config(
-        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
-        decoder_start_token_id=0)).eval()), EntityTrie.build(*verbalizer.names()))
+    generator = random_generator(5)
+    graph, search, verbalizer = generator.graph, generator.search, generator.verbalizer
     monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 2)
     monkeypatch.setattr(dense, "QUERIES_AT_ONCE", 2)
     lasting, calls = math.inf, 0
@@ -193,6 +189,22 @@ def test_sampling_follows_the_published_rules(
     drawn = many < graph.num_entities
     assert drawn.sum() > len(some)
     assert (many[drawn] <= exact[drawn]).all()  # whatever is better was drawn at most once
+
+
+def test_a_sampled_answer_stands_before_half_of_its_ties(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = random_generator(0)
+    graph, search = generator.graph, generator.search
+    gold = int(graph.test[0, 2])
+    known = graph.known_answers[int(graph.query_keys(*graph.test[:1, :2].T)[0])]
+    drawn = [gold, *np.setdiff1d(np.arange(graph.num_entities), known)[:2]]
+    monkeypatch.setattr("kgc_seq2seq.evaluation.sampled.spelt_entities",
+                        lambda *_: torch.tensor(drawn))
+    monkeypatch.setattr(search, "gold_scores", lambda *_: torch.zeros(len(drawn)))
+    found = rank_triples(search, generator.verbalizer, graph.test[:1], accelerator,
+                         SampledRanks(1))
+    assert found.optimistic[0] == 2
 
 
 def test_summary_parts_directions_and_relations() -> None:

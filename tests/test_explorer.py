@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromium import BROWSER, Chromium, chromium
-from conftest import ROOT, random_graph
+from conftest import ROOT, answer, random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -130,12 +130,6 @@ def served(fusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         assert process.stdout.read() == b""
         assert process.wait(30) == 0
     assert not list(temporary.glob("kgc-explore-*"))  # uploads are gone
-
-
-def printed(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 # Names while they are typed.
@@ -286,14 +280,14 @@ def test_the_api_gives_what_the_command_prints(
     assert served.call("relations") == ("complete", [["currency", "continent"]])
     assert served.call("entities", "eur") == ("complete", [["Euro", "Europe"]])
     words = ["predict", served.run, "--head", "France", "--relation", "currency", "-k", 3]
-    expected = printed(capsys, *words)
+    expected = answer(capsys, *words)
     event, (data,) = served.call("predict", "France", "currency", "tail", 3, False)
     assert event == "complete"
     assert data.keys() == expected.keys()
     assert data["query"] == expected["query"]
     # Another process may add floats up in another order.
     assert data["answers"] == [pytest.approx(each) for each in expected["answers"]]
-    expected = printed(capsys, *words, "--explain")
+    expected = answer(capsys, *words, "--explain")
     assert expected["context"]
     _, (data,) = served.call("predict", "France", "currency", "tail", 3, True)
     assert data.keys() == expected.keys()
@@ -490,7 +484,7 @@ def test_a_file_of_queries_is_answered(
                      "button.innerText == 'Answer the file').click()")
     browser.wait_for("document.querySelector('a[download=\"answers.json\"]')")
     address = browser.evaluate("document.querySelector('a[download=\"answers.json\"]').href")
-    assert json.loads(served.get(address.removeprefix(served.url))) == printed(
+    assert json.loads(served.get(address.removeprefix(served.url))) == answer(
         capsys, "predict", served.run, "--queries", queries)
 
 

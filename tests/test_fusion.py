@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import random_graph
+from conftest import answer, die_at, random_generator
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import T5Config, T5ForConditionalGeneration
+from safetensors.torch import load_file
+from torch import Tensor
 
 from caption_cache.errors import InputError
 from kgc_seq2seq import train, train_scorer
 from kgc_seq2seq.arrays import Ints
+from kgc_seq2seq.calibrate import best_answers
 from kgc_seq2seq.cli import main
-from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.nodes import Prior
-from kgc_seq2seq.decoding.tree_decoder import TreeDecoder
-from kgc_seq2seq.decoding.trie import EntityTrie
 from kgc_seq2seq.evaluation import ranking
-from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import TOLERANCE, CertifiedRanks, encode_queries, rank_triples
+from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.evaluation.sampled import SampledRanks
+from kgc_seq2seq.fuse import _folds
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.scorers.one_vs_all import DistMult, OneVsAllConfig
-from kgc_seq2seq.scorers.prior import Voice
+from kgc_seq2seq.scorers.prior import Candidates, Voice
 from kgc_seq2seq.scorers.scorer import Vocabulary
 from kgc_seq2seq.systems.candidates import gather, stand_ins
 from kgc_seq2seq.systems.dense import Dense
@@ -42,35 +46,21 @@ from kgc_seq2seq.systems.fused_scorers import FusedScorers
 from kgc_seq2seq.systems.generator import NAME, Generator
 from kgc_seq2seq.systems.rerank import Rerank
 from kgc_seq2seq.systems.system import System
-from kgc_seq2seq.text.tokenizer import TokenizerConfig, graph_texts, train_tokenizer
-from kgc_seq2seq.text.verbalizer import InputConfig, Verbalizer
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
 def parts(seed: int, scorers: int) -> tuple[Generator, tuple[Voice, ...]]:
     """A random generator and random scorers; each has never seen two entities."""
-    graph = random_graph(seed)
-    tokenizer = train_tokenizer(graph_texts(graph, {}), TokenizerConfig(pieces=60, words=0))
-    verbalizer = Verbalizer(graph, {}, tokenizer, InputConfig(neighbours=2), seed)
-    torch.manual_seed(seed)
-    model = T5ForConditionalGeneration(T5Config(
-        vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1,
-        decoder_start_token_id=0)).eval()
-    model.shared.weight.data *= 2
-    search = ExactSearch(TreeDecoder(model), EntityTrie.build(*verbalizer.names()))
-    voices = []
+    generator, voices = random_generator(seed), []
+    graph = generator.graph
+    generator.search.decoder.model.shared.weight.data *= 2
     for number in range(scorers):
         scorer = DistMult(OneVsAllConfig(dim=3, init_sd=1.5), Vocabulary.of(graph), {}).eval()
         places = torch.arange(graph.num_entities)
         places[torch.randperm(graph.num_entities)[:2]] = -1
         voices.append(Voice(f"scorer {number}", scorer, places))
-    return Generator(verbalizer, search), tuple(voices)
+    return generator, tuple(voices)
 
 
 def names_of(generator: Generator, queries: Ints) -> np.ndarray:
@@ -127,6 +117,21 @@ def check_ranks(
         assert (ranks.better.tolist(), ranks.tied.tolist()) == expected
 
 
+def check_calibration(system: Fused, table: np.ndarray) -> None:
+    """The best answers on test, but for other known ones, are those of a table, [2n, N]."""
+    graph, left = system.graph, table.copy()
+    questions = graph.queries(graph.test)
+    for row, (head, relation, gold) in enumerate(questions.tolist()):
+        known = graph.known_answers[int(graph.query_keys(
+            np.array([head]), np.array([relation]))[0])]
+        left[row, known[known != gold]] = -np.inf
+    confidence, right = best_answers(SimpleNamespace(  # type: ignore[arg-type]
+        graph=graph, system=system, generator=system.generator), graph.test)
+    np.testing.assert_allclose(confidence, np.exp(log_softmax(left)).max(1), rtol=2e-3, atol=1e-5)
+    if (np.diff(np.sort(left, axis=1)[:, -2:]) > 1e-3).all():  # or rounding decides
+        assert right.tolist() == (left.argmax(1) == questions[:, 2]).tolist()
+
+
 def check_answers(system: System, queries: Ints, log_p: np.ndarray) -> None:
     """The best answers and their probabilities are those of a table, [Q, N], normalised."""
     size = log_p.shape[1]
@@ -154,6 +159,7 @@ def test_the_fusion_found_by_search_is_that_of_brute_force(
     own, said = names_of(generator, queries), opinions(voices, queries)
     table = own + (weights.double().numpy()[:, queries[:, 1], None] * said).sum(0)
     check_ranks(fused, graph, table, accelerator, CertifiedRanks(tolerance=0))
+    check_calibration(fused, table)
     check_answers(fused, queries, log_softmax(table))
     best = fused.best(queries, 4)
     shares = fused.contributions(queries, best.entities)
@@ -379,6 +385,45 @@ def test_the_heuristic_saves_work_and_changes_no_rank(accelerator: Accelerator) 
     assert positions[0] < positions[1]
 
 
+def test_processes_share_the_queries_and_each_has_every_rank(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads stand for two processes, each of which waits for the other's share."""
+    monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 2)
+    generator, voices = parts(3, 2)
+    graph, meeting = generator.graph, Barrier(2, timeout=60)
+    shares: list[Tensor] = [torch.zeros(0)] * 2
+
+    def ranked(system: System, process: int) -> Ranks:
+        def add_up(share: Tensor) -> Tensor:
+            assert share.any()
+            shares[process] = share
+            meeting.wait()
+            total = shares[0] + shares[1]
+            meeting.wait()
+            return total
+
+        return system.rank(graph.test, SimpleNamespace(  # type: ignore[arg-type]
+            process_index=process, num_processes=2, is_main_process=not process, device=CPU,
+            reduce=add_up))
+
+    for system in (generator, Rerank(generator, voices, 5), FusedScorers(
+            graph, voices, torch.ones(2, 2 * graph.num_relations))):
+        alone = system.rank(graph.test, accelerator)
+        with ThreadPoolExecutor(2) as pool:
+            for found in pool.map(partial(ranked, system), range(2)):
+                assert found.better.tolist() == alone.better.tolist()
+                assert found.tied.tolist() == alone.tied.tolist()
+
+
+def test_the_questions_of_a_fact_share_a_fold() -> None:
+    facts = 7
+    nothing = torch.zeros(2 * facts)
+    folds = _folds(Candidates(nothing, nothing, nothing, nothing), 3)
+    assert torch.equal(folds[:facts], folds[facts:])
+    assert sorted(folds[:facts].bincount().tolist()) == [2, 2, 3]
+
+
 def test_only_a_search_has_other_ranks_than_exact_ones(accelerator: Accelerator) -> None:
     generator, voices = parts(1, 1)
     graph = generator.graph
@@ -422,12 +467,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def answer(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    capsys.readouterr()
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     capsys.readouterr()
     assert main([*map(str, words)]) == 2
@@ -458,7 +497,18 @@ def test_a_fusion_is_a_run_like_any_other(
     if method == "fused":
         assert list(about["weights"]) == ["generator", "DistMult", "LBMKGC"]
         assert about["weights"]["DistMult"]["kind"].keys() == {"tail", "head"}
-        assert str(about["shrinkage"]) in about["shrinkage_chosen_by"]["held_out_log_likelihood"]
+        tried = about["shrinkage_chosen_by"]["held_out_log_likelihood"]
+        assert len(set(tried.values())) > 1
+        assert tried[str(about["shrinkage"])] == max(tried.values())
+        own, *others = ([part[relation][side] for side in ("tail", "head")
+                         for relation in ("kind", "colour", "beside")]
+                        for part in about["weights"].values())
+        np.testing.assert_allclose(load_file(out / "fusion.safetensors")["weights"],
+                                   np.array(others) / own, rtol=1e-3, atol=1e-3)
+        valid = json.loads((out / "results" / "valid.json").read_text())
+        sure = answer(capsys, "calibrate", out, "--split", "valid")
+        for side in ("both", "tail", "head"):
+            assert sure[side]["accuracy"] == pytest.approx(valid[side]["hits@1"])
     moved = tmp_path / "moved"
     here.rename(moved)  # the parts move with it
     out = moved / "fusion"
@@ -530,22 +580,16 @@ def test_a_killed_fusion_goes_on_and_a_finished_one_is_left_as_it_is(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = shutil.copytree(runs, tmp_path / "here")
-    out, put, kept, fitted = here / "fusion", Kept.put, list[str](), list[int]()
+    out, fitted = here / "fusion", list[int]()
     command = ["fuse", here / "generator", here / "distmult", "--folds", "2", "--out", out]
     tested = answer(capsys, *command[:-1], here / "whole")
     monkeypatch.setattr(ranking, "QUERIES_AT_ONCE", 1)
-
-    def dying(self: Kept, questions: Ints, columns: np.ndarray) -> None:
-        put(self, questions, columns)
-        kept.append(str(questions.tolist()))
-        if len(kept) in (3, 12):  # in valid, after the fit, and in test
-            raise KeyboardInterrupt
 
     def counted(*values: Any) -> Any:
         fitted.append(1)
         return gather(*values)
 
-    monkeypatch.setattr(Kept, "put", dying)
+    kept = die_at({3, 12}, monkeypatch)  # in valid, after the fit, and in test
     monkeypatch.setattr("kgc_seq2seq.fuse.gather", counted)
     for _ in range(2):
         assert main([*map(str, command)]) == 130
@@ -576,26 +620,17 @@ def test_a_fusion_killed_while_it_is_fitted_asks_the_generator_nothing_twice(
     options: list[str],
 ) -> None:
     here = shutil.copytree(runs, tmp_path / "here")
-    out, put, kept = here / "fusion", Kept.put, list[str]()
+    out = here / "fusion"
     command = ["fuse", here / "generator", here / "distmult", *options, "--out"]
     for module in ("ensemble", "candidates"):
         monkeypatch.setattr(f"kgc_seq2seq.systems.{module}.QUERIES_AT_ONCE", 1)
     if "--candidates" in options:
         monkeypatch.setattr("kgc_seq2seq.fuse.AT_ONCE", 0)
     whole = answer(capsys, *command, here / "whole")
-
-    def dying(self: Kept, questions: Ints, found: np.ndarray) -> None:
-        put(self, questions, found)
-        kept.append(str(questions.tolist()))
-        if len(kept) in (1, 3):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Kept, "put", dying)
+    kept = die_at({1, 3}, monkeypatch)
     assert main([*map(str, command), str(out)]) == 130
     assert "not fitted" in refused(capsys, "predict", out, "--head", "e0", "--relation", "kind")
     assert main([*map(str, command), str(out)]) == 130
-    monkeypatch.setattr(Kept, "put", lambda *words: (kept.append(str(words[1].tolist())),
-                                                     put(*words)))
     again = answer(capsys, *command, out)
     assert len(kept) == len(set(kept)) > 4
     assert again["protocol"]["weights"] == whole["protocol"]["weights"]

@@ -189,22 +189,25 @@ def test_negatives_are_no_train_facts_and_stateless(seed: int) -> None:
 
 
 def test_negatives_are_uniform_and_the_coin_is_fair_or_bernoulli() -> None:
-    graph = random_graph(5, entities=8, relations=1, facts=20)
+    graph = random_graph(5, entities=8, relations=4)
+    first, more = ([0, 0, 1], [0, 0, 2], [0, 0, 3]), ([4, 1, 3], [5, 1, 3], [6, 1, 3], [7, 1, 3])
+    graph = replace(graph, train=np.array([*first, *more, [0, 2, 1], [2, 2, 3]], np.int32))
+    shares = [1 / 4, 4 / 5, 1 / 2]  # of 1 head with 3 tails, 4 with 1, 2 with 2
     for bernoulli in (False, True):
         feed = Corruptions(graph, 40_000, 1, bernoulli=bernoulli)
-        batch = feed(np.array([0]), 1)
-        head, _, tail = graph.train[0]
-        heads, tails = (len(np.unique(graph.train[:, end])) for end in (0, 2))
-        share = heads / (heads + tails) if bernoulli else 0.5
-        replaced = batch["replaces_tail"][0]
-        assert float(replaced.float().mean()) == pytest.approx(share, abs=0.015)
-        for side, kept in ((replaced, graph.train[:, 0] == head),
-                           (~replaced, graph.train[:, 2] == tail)):
-            known = graph.train[kept][:, 2 if side is replaced else 0]
-            counts = np.bincount(batch["negatives"][0][side].numpy(), minlength=8)
-            assert (counts[np.unique(known)] == 0).all()
-            free = np.delete(counts, np.unique(known))
-            assert free.min() > 0.9 * free.mean()
+        chosen = np.array([0, 3, 7])
+        batch = feed(chosen, 1)
+        for row, (head, relation, tail) in enumerate(graph.train[chosen].tolist()):
+            same = graph.train[graph.train[:, 1] == relation]
+            replaced = batch["replaces_tail"][row]
+            share = shares[relation] if bernoulli else 0.5
+            assert float(replaced.float().mean()) == pytest.approx(share, abs=0.015)
+            for side, known in ((replaced, same[same[:, 0] == head, 2]),
+                                (~replaced, same[same[:, 2] == tail, 0])):
+                counts = np.bincount(batch["negatives"][row][side].numpy(), minlength=8)
+                assert (counts[known] == 0).all()
+                free = np.delete(counts, known)
+                assert free.min() > 0.9 * free.mean()
 
 
 def brute_loss(scorer: RotatE, batch: dict[str, Tensor]) -> Tensor:

@@ -207,17 +207,6 @@ def test_an_entity_is_the_sum_of_its_weighted_modalities(
                 scorer, entity, entity % graph.num_relations))
 
 
-def test_half_precision_trains() -> None:
-    graph = random_graph(2)
-    scorer = make(graph, CONFIG).float()
-    batch = scorer.feed(graph, 0)(np.arange(6), 1) | {"done": torch.tensor(0.5)}
-    with torch.autocast("cpu", torch.bfloat16):
-        half = scorer.loss(batch)
-    gradients = torch.autograd.grad(half, list(scorer.parameters()))
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-    torch.testing.assert_close(half, scorer.loss(batch), rtol=0.05, atol=0)
-
-
 @pytest.mark.parametrize("variant", ["released", "paper"])
 def test_only_the_entities_of_a_step_are_projected(variant: Any) -> None:
     graph = random_graph(1, entities=200)
@@ -277,12 +266,3 @@ def test_it_survives_its_folder_without_the_data_set(
     assert loaded.config == scorer.config
     query = torch.arange(12), torch.arange(12) % 6
     assert torch.equal(loaded.score(*query), scorer.score(*query))
-
-
-@pytest.mark.parametrize("changes", [
-    {"structure": False, "modalities": ()}, {"modalities": ("text", "text")},
-    {"variant": "paper", "modalities": ("text",)}, {"relation_weights": True, "guided": False},
-    {"alignment": -1}])
-def test_impossible_settings_are_refused_by_their_key(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"^model\.[a-z_]+ "):
-        replace(CONFIG, **changes)

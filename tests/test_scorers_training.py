@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT, assert_learnt_alike, stop_at
-from safetensors.torch import load_file
+from conftest import ROOT, checkpoint, lines, noted, stop_at
 
 from kgc_seq2seq.graph.folder import read_graph
+from kgc_seq2seq.scorers.corruption import Corruptions
 from kgc_seq2seq.scorers.features.choose import FeatureChoice, make_vectors
+from kgc_seq2seq.scorers.rotate import RotatE
 from kgc_seq2seq.scorers.scorer import EntityScorer
 from kgc_seq2seq.train_scorer import main
 
@@ -26,7 +24,6 @@ SMALL = {
     "rotate": ["--model.dim", "4", "--model.gamma", "4", "--model.sampling.negatives", "5",
                "--model.sampling.entropy", "added"],
 }
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def arguments(scorer: str, dataset: Path, out: Path, *more: str) -> list[str]:
@@ -34,14 +31,6 @@ def arguments(scorer: str, dataset: Path, out: Path, *more: str) -> list[str]:
             "--optimizer.name", "adamw", "--optimizer.learning_rate", "0.05",
             "--training.steps", "12", "--training.batch_size", "4", "--training.log_every", "1",
             "--training.validate_every", "5", "--training.checkpoint_every", "4", *more]
-
-
-def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def final_weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(sorted((run / "checkpoints").iterdir())[-1] / "model.safetensors")
 
 
 @pytest.mark.parametrize("scorer", SMALL)
@@ -58,12 +47,27 @@ def test_stopping_and_going_on_changes_no_bit(
     monkeypatch.undo()
     assert main(parts) == 0
     again = json.loads(capsys.readouterr().out)
-    one, other = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
     losses = [[(line["step"], line["loss"]) for line in lines(tmp_path / run) if "loss" in line]
               for run in ("whole", "parts")]
     assert losses[0] == losses[1]
     assert {**whole, "protocol": 0} == {**again, "protocol": 0}
+
+
+def test_a_step_knows_its_epoch_and_how_much_is_done(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs, done = list[int](), list[float]()
+    draw, loss = Corruptions.__call__, RotatE.loss
+    monkeypatch.setattr(Corruptions, "__call__", lambda self, examples, epoch: (
+        epochs.append(epoch), draw(self, examples, epoch))[1])
+    monkeypatch.setattr(RotatE, "loss", lambda self, batch: (
+        done.append(float(batch["done"])), loss(self, batch))[1])
+    assert main(arguments("rotate", tiny, tmp_path / "run")) == 0
+    assert epochs == noted(tmp_path / "run", "epoch")
+    assert len(set(epochs)) > 1
+    assert done == pytest.approx([step / 12 for step in range(12)])
 
 
 @pytest.mark.parametrize("scorer", SMALL)
@@ -78,7 +82,7 @@ def test_a_compiled_scorer_learns_the_same(tiny: Path, tmp_path: Path, scorer: s
         assert main(arguments(scorer, tiny, tmp_path / "compiled", *words,
                               "--training.compile", "eager")) == 0
     assert torch._dynamo.utils.counters["stats"]["calls_captured"] > 0
-    one, other = final_weights(tmp_path / "plain"), final_weights(tmp_path / "compiled")
+    one, other = checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "compiled")
     assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-5) for name in one)
 
 
@@ -189,19 +193,3 @@ def test_mistakes_are_refused_in_one_sentence(
     assert printed.out == ""
     assert sentence in printed.err
     assert len(printed.err.strip().split("\n")) == 1
-
-
-@pytest.mark.parametrize("scorer", ["rotate"])
-def test_two_processes_learn_what_one_learns(tiny: Path, tmp_path: Path, scorer: str) -> None:
-    runs = {}
-    for processes in (1, 2):
-        kind = (["-m", "accelerate.commands.launch", "--config_file",
-                 "configs/accelerate/two_cpu_processes.yaml"] if processes == 2 else [])
-        out = tmp_path / f"by{processes}"
-        done = subprocess.run(
-            [sys.executable, *kind, "-m", "kgc_seq2seq.train_scorer",
-             *arguments(scorer, tiny, out, "--json")],
-            capture_output=True, text=True, cwd=ROOT, timeout=300, env=ENVIRONMENT)
-        assert done.returncode == 0, done.stderr
-        runs[processes] = lines(out), json.loads(done.stdout)
-    assert_learnt_alike(runs[1], runs[2])

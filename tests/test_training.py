@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, pairwise, takewhile
@@ -19,22 +19,35 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, assert_learnt_alike, random_graph, stop_at
+from conftest import (
+    ENVIRONMENT,
+    ROOT,
+    assert_learnt_alike,
+    checkpoint,
+    die_at,
+    lines,
+    random_graph,
+    stop_at,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from test_scorers_training import arguments as scorer_arguments
 from transformers import T5Config, T5EncoderModel
 
 from caption_cache.errors import InputError
 from caption_cache.prefetch import prefetch
+from kgc_seq2seq import train, train_scorer
 from kgc_seq2seq.config import RunConfig
+from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation import ranking
 from kgc_seq2seq.evaluation.kept import Kept
+from kgc_seq2seq.evaluation.ranks import Ranks
 from kgc_seq2seq.text.tokenizer import TokenizerConfig, train_tokenizer
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.batches import Batch, Batches, Examples, _cut
 from kgc_seq2seq.training.checkpoints import differing_keys
+from kgc_seq2seq.training.logs import TrainingLog
 from kgc_seq2seq.training.loop import TrainingConfig
 from kgc_seq2seq.training.model import ModelConfig, load_model, make_model
 from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate
@@ -53,14 +66,6 @@ def small(dataset: Path, out: Path, **training: int) -> RunConfig:
 
 def without_captions(config: RunConfig) -> RunConfig:
     return replace(config, input=replace(config.input, captions=False))
-
-
-def final_weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(sorted((run / "checkpoints").iterdir())[-1] / "model.safetensors")
-
-
-def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 small_windows = patch("kgc_seq2seq.training.batches.WINDOW", 4)
@@ -166,6 +171,22 @@ def test_what_is_made_ahead_comes_in_order_and_fails_in_its_place() -> None:
     assert made == sorted(made)
 
 
+def test_a_process_killed_while_it_opens_its_log_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, text: str) -> None:
+        path.open("w").close()
+        raise KeyboardInterrupt
+
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            TrainingLog(tmp_path, 2, 1, "tokens")
+    assert lines(tmp_path) == [{"step": 1}]
+
+
 def test_learning_rate_rises_and_falls() -> None:
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=10)
     rates = [learning_rate(config, step, 110) for step in range(110)]
@@ -183,29 +204,32 @@ def test_differing_keys_are_named_with_their_path() -> None:
         "b.c", "b.d", "e"]
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+@pytest.mark.parametrize("optimizer, ahead", [("adafactor", False), ("adamw", True)])
 def test_stopping_and_going_on_changes_no_bit(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, ahead: bool
 ) -> None:
-    """Stopped by a signal in the middle of an epoch and a window; dropout is on."""
+    """Stopped in the middle of an epoch, a window and a line of the log; dropout is on."""
     monkeypatch.setattr("kgc_seq2seq.training.batches.WINDOW", 2)
+    if ahead:  # as for a model on an accelerator
+        monkeypatch.setattr("kgc_seq2seq.training.loop.NOTHING_AHEAD_ON", ())
     options = OptimizerConfig(name=optimizer)
     whole = replace(without_captions(small(tiny, tmp_path / "whole")), optimizer=options)
     run_training(whole)
 
     parts = replace(whole, out=str(tmp_path / "parts"))
-    after = Batches.after
-    stop_at(7, monkeypatch)
-    stopped = run_training(parts)
+    with monkeypatch.context() as patch:
+        stop_at(7, patch)
+        stopped = run_training(parts)
     assert stopped is not None
     assert stopped.code == 3
     assert stopped.data == {"stopped_after_step": 8}
-    monkeypatch.setattr(Batches, "after", after)
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
     ended = run_training(parts)
     assert ended is not None
     assert ended.code == 0
 
-    one, other = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     losses = [[(line["step"], line["loss"]) for line in lines(tmp_path / run) if "loss" in line]
@@ -243,7 +267,7 @@ def test_a_signal_ends_a_validation_which_is_then_done_first(
                   and key != "time"} for line in lines(tmp_path / run)]
                 for run in ("whole", "parts")]
     assert timeless[0] == timeless[1]
-    one, other = final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts")
+    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -276,15 +300,7 @@ def test_a_run_killed_while_it_is_evaluated_ranks_nothing_twice(
     parts = tmp_path / "run" / "results"
     for result in parts.iterdir():
         result.unlink()
-    put, kept = Kept.put, []
-
-    def dying(self: Kept, questions: np.ndarray, columns: np.ndarray) -> None:
-        put(self, questions, columns)
-        kept.append(questions.tolist())
-        if len(kept) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Kept, "put", dying)
+    kept = die_at({1}, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run_training(config)
     assert len(list(parts.glob("valid.parts/*.npy"))) == 1
@@ -292,7 +308,7 @@ def test_a_run_killed_while_it_is_evaluated_ranks_nothing_twice(
     assert whole is not None
     assert again is not None
     assert again.data["both"] == whole.data["both"]
-    assert len(kept) == len({str(questions) for questions in kept}) == 4  # 2 of valid, 2 of test
+    assert len(kept) == len(set(kept)) == 4  # 2 of valid, 2 of test
     assert sorted(path.name for path in parts.iterdir()) == [
         "test-ranks.parquet", "test.json", "valid-ranks.parquet", "valid.json"]
 
@@ -315,15 +331,7 @@ def test_an_evaluation_goes_on_with_the_same_texts_alone(
     entities.write_text("\n".join([f"{header}\tdescription", *(f"{row}\ta thing" for row in rows)]))
     config = small(tiny, run)
     run_training(replace(config, input=replace(config.input, captions=False, descriptions=True)))
-    put, kept = Kept.put, list[str]()
-
-    def dying(self: Kept, questions: np.ndarray, columns: np.ndarray) -> None:
-        put(self, questions, columns)
-        kept.append(str(questions.tolist()))
-        if len(kept) in (1, 2):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Kept, "put", dying)
+    kept = die_at({1, 2}, monkeypatch)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             evaluate_run(run, "test")
@@ -350,7 +358,14 @@ def test_a_finished_run_is_left_as_it_is(tiny: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_the_model_is_that_of_the_best_validation(tiny: Path, tmp_path: Path) -> None:
+def test_the_model_is_that_of_the_best_validation(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ranked(search: ExactSearch, *words: object) -> Ranks:
+        assert not search.decoder.model.training, "dropout is on"
+        return ranking.rank_triples(search, *words)
+
+    monkeypatch.setattr("kgc_seq2seq.train.rank_triples", ranked)
     run_training(without_captions(small(tiny, tmp_path / "run", steps=30, validate_every=3)))
     scores = {line["step"]: line["valid_mrr"] for line in lines(tmp_path / "run")
               if "valid_mrr" in line}
@@ -367,35 +382,47 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny: Path, tmp_path: Path) -> No
         run_training(config)
 
 
-def launch(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    kind = ["--config_file", "configs/accelerate/two_cpu_processes.yaml"] if processes == 2 else [
-        "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
-        "--dynamo_backend", "no"]
-    return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *kind, "-m", "kgc_seq2seq.train",
-         *arguments],
-        capture_output=True, text=True, cwd=ROOT, timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
 def arguments(tiny: Path, out: Path) -> list[str]:
     return ["--dataset", str(tiny), "--out", str(out), "--input.captions", "false",
             "--model.d_model", "16", "--model.d_ff", "16", "--model.num_heads", "2",
-            "--tokenizer.pieces", "60", "--tokenizer.words", "20", "--training.steps", "12",
+            "--tokenizer.pieces", "60", "--tokenizer.words", "0", "--training.steps", "12",
             "--training.batch_size", "4", "--training.log_every", "1",
             "--training.validate_every", "6", "--training.checkpoint_every", "6"]
 
 
-def test_two_processes_learn_what_one_learns(tiny: Path, tmp_path: Path) -> None:
-    runs = {}
-    for processes in (1, 2):
+BOTH = """
+import json, sys
+from kgc_seq2seq import train, train_scorer
+generator, scorer = map(json.loads, sys.argv[1:])
+sys.exit(train.main(generator) or train_scorer.main(scorer))
+"""
+
+
+def test_two_processes_learn_what_one_learns(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A generator, of which each takes its share of a step in two parts, and a scorer."""
+    def commands(processes: int) -> tuple[list[str], list[str]]:
         out = tmp_path / f"by{processes}"
-        # Two processes take their share in two parts.
-        done = launch(processes, *arguments(tiny, out), "--training.gradient_accumulation",
-                      str(processes), "--json")
-        assert done.returncode == 0, done.stderr
-        runs[processes] = lines(out), json.loads(done.stdout)
-    assert_learnt_alike(runs[1], runs[2])
+        return ([*arguments(tiny, out / "generator"), "--training.gradient_accumulation",
+                 str(processes), "--json"],
+                scorer_arguments("rotate", tiny, out / "rotate", "--json"))
+
+    script, found = tmp_path / "both.py", []
+    script.write_text(BOTH)
+    for module, words in zip((train, train_scorer), commands(1), strict=True):
+        assert module.main(words) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+         "configs/accelerate/two_cpu_processes.yaml", script, *map(json.dumps, commands(2))],
+        capture_output=True, text=True, cwd=ROOT, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    first, end = json.JSONDecoder().raw_decode(done.stdout)  # the first process alone prints
+    for kind, one, two in zip(("generator", "rotate"), found, (
+            first, json.loads(done.stdout[end:])), strict=True):
+        assert_learnt_alike((lines(tmp_path / "by1" / kind), one),
+                            (lines(tmp_path / "by2" / kind), two))
 
 
 def test_a_terminated_process_says_how_to_go_on(tiny: Path, tmp_path: Path) -> None:
@@ -408,7 +435,7 @@ def test_a_terminated_process_says_how_to_go_on(tiny: Path, tmp_path: Path) -> N
     guard.start()
     metrics = out / "metrics.jsonl"
     while process.poll() is None and not (metrics.is_file() and metrics.read_text()):
-        os.sched_yield()
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate()
     guard.cancel()

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from conftest import stop_at
-from safetensors.torch import load_file
+from conftest import checkpoint, lines, noted, stop_at
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import T5ForConditionalGeneration
 
 from caption_cache.errors import InputError
@@ -22,14 +23,16 @@ from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation.ranks import middle
 from kgc_seq2seq.evaluation.results import ranks_of, read_ranks
+from kgc_seq2seq.graph.folder import read_graph
 from kgc_seq2seq.text.tokenizer import TokenizerConfig
+from kgc_seq2seq.text.verbalizer import Verbalizer
 from kgc_seq2seq.train import run_training
 from kgc_seq2seq.training.averages import WeightAverage
 from kgc_seq2seq.training.kernels import keep_kernels
-from kgc_seq2seq.training.loop import TrainingConfig
+from kgc_seq2seq.training.loop import TrainingConfig, _random_seed
 from kgc_seq2seq.training.lora import LoraConfig, adapters_merged, add_lora, merged
-from kgc_seq2seq.training.model import ModelConfig, count_parameters, load_model
-from kgc_seq2seq.training.optimizer import OptimizerConfig
+from kgc_seq2seq.training.model import ModelConfig, count_parameters, load_model, load_tokenizer
+from kgc_seq2seq.training.optimizer import OptimizerConfig, learning_rate
 
 
 def config(dataset: Path, out: Path, *, dropout: float = 0.0, **training: object) -> RunConfig:
@@ -38,17 +41,8 @@ def config(dataset: Path, out: Path, *, dropout: float = 0.0, **training: object
     made = RunConfig(
         dataset=str(dataset), out=str(out), optimizer=OptimizerConfig(name="adamw"),
         model=ModelConfig(d_model=16, d_ff=16, num_heads=2, dropout=dropout),
-        tokenizer=TokenizerConfig(pieces=60, words=20), training=TrainingConfig(**settings))
+        tokenizer=TokenizerConfig(pieces=60, words=0), training=TrainingConfig(**settings))
     return replace(made, input=replace(made.input, captions=False))
-
-
-def checkpoint(run: Path, name: str = "model") -> dict[str, torch.Tensor]:
-    return load_file(sorted((run / "checkpoints").iterdir())[-1] / f"{name}.safetensors")
-
-
-def losses(run: Path) -> list[float]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def test_a_validation_may_rank_a_part_of_valid(tiny: Path, tmp_path: Path) -> None:
@@ -60,10 +54,9 @@ def test_a_validation_may_rank_a_part_of_valid(tiny: Path, tmp_path: Path) -> No
     evaluate_run(run, "valid")
     ranks = ranks_of(read_ranks(run / "results" / "valid-ranks.parquet"))
     tail, head = (1 / ranks.realistic).reshape(2, -1)
-    found = [line["valid_mrr"] for line in map(
-        json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "valid_mrr" in line]
-    assert np.isclose(found[-1], (tail + head) / 2).any()
-    assert not np.isclose(found[-1], (tail + head).mean() / 2)
+    found = noted(run, "valid_mrr")[-1]
+    assert np.isclose(found, (tail + head) / 2).any()
+    assert not np.isclose(found, (tail + head).mean() / 2)
     said = json.loads((run / "training.json").read_text())
     assert said["selected_on"] == "filtered MRR on 1 facts of valid"
     with pytest.raises(InputError, match="validate_facts is 0"):
@@ -101,7 +94,7 @@ def test_ranks_may_be_certified_from_validation_to_test(tiny: Path, tmp_path: Pa
 
 def test_a_training_shorter_than_its_log_says_its_loss(tiny: Path, tmp_path: Path) -> None:
     run_training(config(tiny, tmp_path / "run", steps=3, log_every=50))
-    assert len(losses(tmp_path / "run")) == 1
+    assert len(noted(tmp_path / "run", "loss")) == 1
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])
@@ -109,9 +102,51 @@ def test_a_step_in_parts_is_the_same_step(tiny: Path, tmp_path: Path, parts: int
     """Targets differ in length, so a mean of the parts' means would be another loss."""
     run_training(config(tiny, tmp_path / "whole"))
     run_training(config(tiny, tmp_path / "parts", gradient_accumulation=parts))
-    np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=1e-5)
+    targets = load_tokenizer(tmp_path / "whole" / "tokenizer")(list(read_graph(tiny).entity_names))
+    assert len({len(ids) for ids in targets.input_ids}) > 1
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(*(noted(tmp_path / run, name) for run in ("parts", "whole")),
+                                   rtol=1e-5)
     one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
+
+
+@pytest.mark.parametrize("optimizer, part, option, value", [
+    ("adamw", "training", "label_smoothing", 0.1), ("adamw", "training", "denoising", 0.5),
+    ("adamw", "optimizer", "weight_decay", 0.5), ("adafactor", "optimizer", "weight_decay", 0.5),
+    ("adamw", "optimizer", "max_grad_norm", 1e-3)])
+def test_every_option_reaches_the_weights(
+    tiny: Path, tmp_path: Path, optimizer: str, part: str, option: str, value: float
+) -> None:
+    found = []
+    for changes in ({}, {option: value}):
+        made = replace(config(tiny, tmp_path / str(len(changes)), steps=3),
+                       optimizer=OptimizerConfig(name=optimizer, warmup_steps=0))
+        run_training(replace(made, **{part: replace(getattr(made, part), **changes)}))
+        found.append(checkpoint(Path(made.out)))
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_step_has_its_epoch_its_learning_rate_and_its_seed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the second of two processes, whose dropout is not that of the first."""
+    epochs, rates, seeds = list[int](), list[float](), list[int]()
+    examples, sow = Verbalizer.examples, torch.manual_seed
+    monkeypatch.setattr(Verbalizer, "examples", lambda self, queries, epoch, *words: (
+        epochs.append(epoch), examples(self, queries, epoch, *words))[1])
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: (seeds.append(seed), sow(seed))[1])
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    made = config(tiny, tmp_path / "run", log_every=1)
+    made = replace(made, optimizer=replace(made.optimizer, warmup_steps=4))
+    with register_optimizer_step_pre_hook(
+            lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])):
+        run_training(made)
+    assert rates == [learning_rate(made.optimizer, step, 12) for step in range(12)]
+    assert noted(tmp_path / "run", "learning_rate") == rates
+    assert sorted(set(epochs)) == sorted(set(noted(tmp_path / "run", "epoch"))) != [1]
+    own = [_random_seed(0, step, 1) for step in range(12)]
+    assert [seed for seed in seeds if seed in own] == own
 
 
 def test_a_step_with_fewer_examples_than_parts_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -146,7 +181,8 @@ def test_a_compiled_model_learns_the_same(tiny: Path, tmp_path: Path) -> None:
         run_training(config(tiny, tmp_path / "compiled", steps=4, compile="eager"))
         counters = torch._dynamo.utils.counters["stats"]
     assert counters["calls_captured"] > 0
-    np.testing.assert_allclose(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), rtol=1e-5)
+    np.testing.assert_allclose(*(noted(tmp_path / run, "loss") for run in ("compiled", "plain")),
+                               rtol=1e-5)
 
 
 def test_attention_is_written_out_for_a_compiler_on_a_cpu(
@@ -190,7 +226,7 @@ def test_bf16_trains_and_fp16_only_by_force_and_on_a_gpu(tiny: Path, tmp_path: P
     AcceleratorState._reset_state(reset_partial_state=True)  # of which a process has one
     run_training(config(tiny, tmp_path / "bf16", mixed_precision="bf16"))
     AcceleratorState._reset_state(reset_partial_state=True)
-    one, other = losses(tmp_path / "plain"), losses(tmp_path / "bf16")
+    one, other = noted(tmp_path / "plain", "loss"), noted(tmp_path / "bf16", "loss")
     assert one != other
     np.testing.assert_allclose(one, other, rtol=0.03)
     with pytest.raises(InputError, match=r"65,504.*bf16, or insist with training\.force_fp16"):
@@ -251,10 +287,7 @@ def test_the_average_is_what_is_validated_and_kept(
     assert all(torch.equal(plain[key], weights[key]) for key in plain)
     for run in ("whole", "parts"):
         result = json.loads((tmp_path / run / "results" / "valid.json").read_text())
-        scores = [line["valid_mrr"] for line in map(
-            json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
-            if "valid_mrr" in line]
-        assert result["both"]["mrr"] == pytest.approx(max(scores))
+        assert result["both"]["mrr"] == pytest.approx(max(noted(tmp_path / run, "valid_mrr")))
     kept = load_model(tmp_path / "whole" / "model").state_dict()
     assert any(not torch.equal(kept[key], weights[key]) for key in weights)
 
@@ -304,8 +337,8 @@ def test_lora_trains_adapters_and_new_rows_and_keeps_them_merged(
     assert changed == {"q", "v"}
     result = json.loads((tmp_path / "whole" / "results" / "valid.json").read_text())
     training = json.loads((tmp_path / "whole" / "training.json").read_text())
-    lines = map(json.loads, (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines())
-    scores = {line["step"]: line["valid_mrr"] for line in lines if "valid_mrr" in line}
+    scores = {line["step"]: line["valid_mrr"] for line in lines(tmp_path / "whole")
+              if "valid_mrr" in line}
     assert result["both"]["mrr"] == pytest.approx(scores[training["best_step"]])
 
 
@@ -366,7 +399,5 @@ def test_adapters_for_embeddings_that_are_shared_are_refused(
 
 def test_what_a_run_draws_is_the_same_everywhere() -> None:
     """Also on other platforms and versions of Python: the numbers are NumPy's promise."""
-    from kgc_seq2seq.training.loop import _random_seed
-
     assert _random_seed(0, 0, 0) == 15793235383387715774
     assert len({_random_seed(0, step, rank) for step in range(99) for rank in range(9)}) == 891

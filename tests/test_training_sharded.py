@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT, noted
 from safetensors.torch import load_file
 
 from caption_cache.errors import InputError
@@ -28,7 +27,7 @@ from kgc_seq2seq.training.sharding import is_sharding, shard
 def arguments(tiny: Path, out: Path, *more: str) -> list[str]:
     return ["--dataset", str(tiny), "--out", str(out), "--input.captions", "false",
             "--model.d_model", "16", "--model.d_ff", "16", "--model.num_heads", "2",
-            "--tokenizer.pieces", "60", "--tokenizer.words", "20", "--optimizer.name", "adamw",
+            "--tokenizer.pieces", "60", "--tokenizer.words", "0", "--optimizer.name", "adamw",
             "--training.steps", "6", "--training.batch_size", "4", "--training.log_every", "1",
             "--training.validate_every", "3", "--training.checkpoint_every", "2",
             "--training.keep_checkpoints", "9", "--training.ema_decay", "0.5",
@@ -40,12 +39,7 @@ def launch_two(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
          "configs/accelerate/fsdp2.yaml", "-m", "kgc_seq2seq.train", *arguments],
         capture_output=True, text=True, cwd=ROOT, timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
-
-
-def lines(run: Path, key: str) -> list[float]:
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [row[key] for row in rows if key in row]
+        env=ENVIRONMENT)
 
 
 def test_divided_weights_learn_what_whole_ones_learn(tiny: Path, tmp_path: Path) -> None:
@@ -56,7 +50,7 @@ def test_divided_weights_learn_what_whole_ones_learn(tiny: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["protocol"]["processes"] == 2
     for key in ("loss", "gradient_norm", "valid_mrr"):
-        one, two = (lines(tmp_path / run, key) for run in ("by1", "by2"))
+        one, two = (noted(tmp_path / run, key) for run in ("by1", "by2"))
         np.testing.assert_allclose(one, two, rtol=1e-3)
     # A checkpoint is whole, however it was made: its weights and the optimiser's state agree.
     for name in ("model", "optimizer", "average"):

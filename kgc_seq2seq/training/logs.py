@@ -10,6 +10,7 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from caption_cache.disk import replacing
 from caption_cache.progress import CONSOLE, MINUTE
 
 
@@ -29,7 +30,8 @@ class TrainingLog:
 
         path = run / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
-        path.write_text("".join(kept))
+        with replacing(path) as aside:  # a kill here must not cost what is in it
+            aside.write_text("".join(kept))
         self._file = path.open("a", buffering=1)
         self._steps, self._unit, self._said = steps, unit, time.monotonic()
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)

@@ -30,6 +30,8 @@ from kgc_seq2seq.training.sharding import gather, is_sharding, shard, whole_tens
 MADE_AHEAD = 8
 """So many steps' batches wait for a model on an accelerator: it shall have some while the examples
 of the next window are made."""
+NOTHING_AHEAD_ON = ("cpu",)
+"""There, model and thread would only wait for each other's turn at the interpreter."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,7 @@ def train(
                        for part in range(parts)]
 
     making = map(make, batches.after(progress.step, progress.window, progress.window_step))
-    # On a CPU, model and thread would only wait for each other's turn at the interpreter.
-    ready = making if device.type == "cpu" else prefetch(
+    ready = making if device.type in NOTHING_AHEAD_ON else prefetch(
         lambda _: next(making), range(progress.step, config.steps), MADE_AHEAD, threads=1)
 
     def save(progress: Progress) -> Progress:
