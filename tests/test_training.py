@@ -466,13 +466,13 @@ def test_a_pretrained_model_is_fine_tuned(tiny: Path, tmp_path: Path, untied: bo
 
 def test_a_part_of_valid_is_drawn_by_the_seed_and_the_protocol_says_so() -> None:
     graph = random_graph(0)
-    few = RunConfig(dataset="", seed=3, training=TrainingConfig(validate_facts=2))
+    few = RunConfig(dataset="", out="", seed=3, training=TrainingConfig(validate_facts=2))
     chosen = validation_facts(graph, few)
     assert len(graph.valid) > 2 == len(chosen)
     assert {*map(tuple, chosen.tolist())} < {*map(tuple, graph.valid.tolist())}
     assert np.array_equal(validation_facts(graph, few), chosen)
     assert not np.array_equal(validation_facts(graph, replace(few, seed=4)), chosen)
-    assert validation_facts(graph, RunConfig(dataset="")) is graph.valid
+    assert validation_facts(graph, RunConfig(dataset="", out="")) is graph.valid
     assert selection(2, 2) == {}
     assert selection(2, 9) == {"selected_on": "filtered MRR on 2 facts of valid"}
 
