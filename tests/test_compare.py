@@ -54,7 +54,7 @@ def measured(run: Path, graph: KnowledgeGraph, found: Ranks, **how: Any) -> Path
     return run
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_slices_are_those_of_a_plain_count(seed: int) -> None:
     graph = random_graph(seed, entities=15, facts=45)
@@ -152,7 +152,7 @@ def test_results_are_sliced_by_image_where_there_are_images(tiny: Path, tmp_path
                                        {})["slices"]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 60))
 def test_bootstrap_means_are_distributed_as_of_rows_drawn_one_by_one(
     seed: int, count: int
@@ -176,7 +176,7 @@ def test_memory_does_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(bootstrap_means(values, 100, seed=3), whole)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6))
 @example(seed=68148)
 def test_differences_are_those_of_the_metrics_and_their_intervals_hold_them(seed: int) -> None:
@@ -290,7 +290,7 @@ def test_what_was_not_measured_so_is_refused_with_the_mend(
     assert "to keep the rank of every query" in compared(capsys, a, a)[2]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
 def test_reliability_is_that_of_a_plain_count(rows: list[tuple[float, bool]]) -> None:
     found = reliability(np.array([p for p, _ in rows]), np.array([right for _, right in rows]))

@@ -145,7 +145,7 @@ def test_scores_equal_the_models_own(gated: bool) -> None:
     np.testing.assert_allclose(found, expected[asked, gold], rtol=1e-5, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(names_strategy, st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 7))
 def test_sweep_finds_what_reaches_the_threshold_and_nothing_else(
     names: Names, seed: int, count: int, rows: int
@@ -229,7 +229,7 @@ cases = st.builds(case, names_strategy, st.integers(0, 10**6), st.integers(1, 4)
                   st.sampled_from([0.0, 0.5, 3.0, None]), st.sampled_from([0, 10_000, 2**30]))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(cases, st.integers(1, 9), st.integers(1, 20), st.sampled_from([None, 0.2, 0.0]))
 def test_top_k_is_that_of_brute_force(
     case: Case, k: int, rows: int, open_mass: float | None
@@ -253,7 +253,7 @@ def test_top_k_is_that_of_brute_force(
         assert (found.open_mass <= open_mass * (found.found_mass + found.open_mass)).all()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(cases, st.one_of(st.none(), st.integers(1, 12)), st.sampled_from([0.0, 0.1]))
 def test_brackets_hold_the_true_rank_and_close(
     case: Case, budget: int | None, tolerance: float
@@ -421,7 +421,7 @@ def test_bad_questions_are_refused() -> None:
         top_k(search, encoded, 1)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(cases, st.integers(1, 6))
 def test_a_beam_as_wide_as_the_catalogue_is_exact_and_others_never_exceed(
     case: Case, width: int
@@ -448,7 +448,7 @@ def in_trie(row: list[int], names: Names, prompt: int) -> tuple[int, ...] | None
     return text[:end] if text[:end] in names and not any(text[end:]) else None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(names_strategy, st.integers(0, 10**6), st.integers(1, 5), st.booleans())
 def test_generate_writes_names_only_and_beams_find_what_ours_finds(
     names: Names, seed: int, width: int, in_place: bool

@@ -49,7 +49,7 @@ def test_ties_count_with_their_mean_rank() -> None:
     assert (values["hits@10"], values["count"]) == (1.0, 3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.booleans())
 @example(0, 2, True)
 def test_ranks_equal_those_of_sorted_scores(

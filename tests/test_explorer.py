@@ -135,7 +135,7 @@ def served(fusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 # Names while they are typed.
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 3), text=st.text("name 01a", max_size=4), limit=st.integers(1, 14))
 def test_names_are_found_as_brute_force_finds_them(seed: int, text: str, limit: int) -> None:
     graph = random_graph(seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, load_file, save_file
@@ -48,7 +48,6 @@ def pictured(tiny: Path) -> Path:
     return tiny
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=("Cs",)),
                         min_size=1), min_size=1))
 def test_ids_survive_packing(ids: list[str]) -> None:

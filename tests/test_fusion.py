@@ -145,7 +145,7 @@ def check_answers(system: System, queries: Ints, log_p: np.ndarray) -> None:
         assert all(len(set(row)) == k for row in best.entities.tolist())
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from([-0.5, 0.7, 3.0]))
 def test_the_fusion_found_by_search_is_that_of_brute_force(
     accelerator: Accelerator, seed: int, scorers: int, size: float
@@ -167,7 +167,7 @@ def test_the_fusion_found_by_search_is_that_of_brute_force(
     np.testing.assert_allclose(sum(shares.values()), best.scores, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from([-0.5, 0.7, 3.0]))
 def test_scorers_alone_are_the_sum_of_their_terms(
     accelerator: Accelerator, seed: int, scorers: int, size: float
@@ -187,7 +187,7 @@ def test_scorers_alone_are_the_sum_of_their_terms(
     np.testing.assert_allclose(np.diff(summed, axis=1), np.diff(best.scores, axis=1), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(0, 10**6), st.integers(1, 2), st.integers(1, 14))
 def test_reranking_is_that_of_brute_force(
     accelerator: Accelerator, seed: int, scorers: int, depth: int
@@ -231,7 +231,7 @@ def test_reranking_is_that_of_brute_force(
                                    [expected[entity] for entity in entities[:first]], atol=1e-3)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(0, 10**6), st.integers(1, 2))
 def test_the_ensemble_is_the_mean_of_probabilities(
     accelerator: Accelerator, seed: int, scorers: int

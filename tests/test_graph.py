@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import TINY, random_graph
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from caption_cache.errors import InputError
@@ -168,7 +168,6 @@ def test_fingerprint_tells_graphs_apart(tiny: Path) -> None:
     assert read_graph(tiny).fingerprint != before
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_prepared_graph_is_the_same_graph(seed: int) -> None:
     plain = random_graph(seed)

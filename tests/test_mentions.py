@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, random_graph
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -44,7 +44,6 @@ def terms(text: str) -> set[str]:
     return {*said, *(f"{one} {other}" for one, other in itertools.pairwise(said))}
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), st.integers(1, 3))
 def test_mentions_are_those_of_a_brute_force_search(
     pairs: list[tuple[str, str]], at_once: int
@@ -88,7 +87,6 @@ def around(name: str, text: str, common: Counter[str]) -> list[str]:
             *(f"just after {word}" for word in after[:1])]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), st.integers(1, 3))
 def test_the_words_around_mentions_are_those_of_a_brute_force_search(
     pairs: list[tuple[str, str]], often: int
@@ -188,7 +186,6 @@ def random_mentions(graph: KnowledgeGraph, seed: int) -> tuple[Mentions, torch.T
             torch.stack([share, share * rarity], 2).double())
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(0, 2))
 def test_the_scorer_is_its_equation(seed: int, width: int) -> None:
     graph = random_graph(seed)

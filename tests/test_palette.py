@@ -168,7 +168,7 @@ def test_a_landscape_keeps_its_colours() -> None:
     assert said.startswith("colours green, light blue.")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_texts_are_short_regular_and_repeatable(width: int, height: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

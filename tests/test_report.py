@@ -52,7 +52,7 @@ class Page(HTMLParser):
             self.sections[self._now] += data
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_the_baseline_is_that_of_a_table_of_frequencies(seed: int) -> None:
     graph = random_graph(seed, facts=50)

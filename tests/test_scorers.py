@@ -163,7 +163,6 @@ def test_entities_without_their_own_embedding_are_what_their_texts_say(tmp_path:
     assert torch.equal(all_scores(loaded, graph), all_scores(scorer.eval(), graph))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99))
 def test_negatives_are_no_train_facts_and_stateless(seed: int) -> None:
     graph = random_graph(seed, entities=6, relations=2, facts=30)
@@ -230,7 +229,7 @@ def brute_loss(scorer: RotatE, batch: dict[str, Tensor]) -> Tensor:
     return loss + config.regularization * squares
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 30))
 def test_the_loss_and_its_gradient_are_those_of_the_expanded_batch(seed: int) -> None:
     graph = random_graph(seed, entities=200 if seed % 2 else 12)  # some rows of the table, or all
@@ -305,7 +304,6 @@ def test_weights_follow_their_equations() -> None:
     torch.testing.assert_close(spared.sum(1), torch.ones(4, dtype=torch.float64))
 
 
-@settings(deadline=None)
 @given(st.floats(-1e4, 1e4, width=32), st.sampled_from(["none", "added", "proportional", "list"]),
        st.integers(1, 5))
 def test_weights_are_finite_at_any_score(score: float, entropy: str, count: int) -> None:
@@ -323,7 +321,7 @@ WEIGHTINGS = [
 
 
 @pytest.mark.parametrize("config", WEIGHTINGS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 99), st.floats(0.1, 3))
 def test_weighted_softmax_follows_its_equation(
     config: WeightingConfig, seed: int, spread: float
@@ -389,7 +387,6 @@ def test_two_stage_sampling_keeps_the_most_uncertain() -> None:
     torch.testing.assert_close(scorer.loss(batch), expected)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20))
 def test_ranks_are_those_of_a_brute_force_count(seed: int) -> None:
     graph = random_graph(seed)

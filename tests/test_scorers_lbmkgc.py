@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_by_name, random_graph
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -252,7 +252,6 @@ def test_scoring_forgets_its_tables_when_training_goes_on() -> None:
     assert not torch.equal(scorer.eval().score(*query), before)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 50))
 def test_it_survives_its_folder_without_the_data_set(
     tmp_path_factory: pytest.TempPathFactory, seed: int

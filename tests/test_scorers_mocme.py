@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_by_name, random_graph
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -195,7 +195,6 @@ def test_the_loss_reaches_every_weight(changes: dict[str, Any]) -> None:
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.sampled_from(["cos", "ce", "nmi", "none"]))
 def test_complementarity_lies_between_0_and_1(seed: int, measure: Any) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_graph
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -41,7 +41,6 @@ def likelihood(names: Tensor, scores: Tensor, gold: Tensor, asked: Tensor, weigh
     return fused.log_softmax(1)[torch.arange(len(gold)), gold].sum()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(1, 2))
 def test_no_other_weights_are_more_likely(seed: int, scorers: int) -> None:
     problem_ = problem(seed, scorers)
@@ -65,7 +64,6 @@ def test_a_candidate_may_stand_for_many() -> None:
     torch.testing.assert_close(one.log_likelihood(weights), other.log_likelihood(weights))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.sampled_from([0.0, 0.3]))
 def test_slopes_are_those_of_the_log_likelihood(seed: int, floor: float) -> None:
     names, scores, gold, asked = problem(seed, queries=30)

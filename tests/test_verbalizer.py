@@ -257,7 +257,7 @@ def with_rules(seed: int) -> KnowledgeGraph:
     return replace(graph, train=train.astype(np.int32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_an_input_is_what_its_plain_twin_writes(data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 10**6), "seed")
