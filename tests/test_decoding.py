@@ -44,13 +44,18 @@ def build(names: Names) -> EntityTrie:
     return EntityTrie.build(tokens, offsets)
 
 
-def small_t5(seed: int = 0, *, gated: bool = True, layers: int = 2) -> T5ForConditionalGeneration:
+def small_t5(
+    seed: int = 0, *, gated: bool = True, untied: bool = False, layers: int = 2
+) -> T5ForConditionalGeneration:
     torch.manual_seed(seed)
-    return T5ForConditionalGeneration(T5Config(
+    model = T5ForConditionalGeneration(T5Config(
         vocab_size=VOCAB, d_model=16, d_ff=24, d_kv=4, num_heads=3, num_layers=1,
         num_decoder_layers=layers, feed_forward_proj="gated-gelu" if gated else "relu",
-        tie_word_embeddings=gated, decoder_start_token_id=0, pad_token_id=0, eos_token_id=EOS,
-        relative_attention_num_buckets=8, relative_attention_max_distance=6)).eval()
+        tie_word_embeddings=not untied, decoder_start_token_id=0, pad_token_id=0, eos_token_id=EOS,
+        relative_attention_num_buckets=8, relative_attention_max_distance=6))
+    if untied:  # the configuration only leaves the output unscaled
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    return model.eval()
 
 
 def queries(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,11 +134,12 @@ def test_trie_refuses_equal_and_empty_names() -> None:
         build([(3, EOS), ()])
 
 
-@pytest.mark.parametrize("gated", [True, False], ids=["T5 1.1", "T5"])
-def test_scores_equal_the_models_own(gated: bool) -> None:
+@pytest.mark.parametrize("gated, untied", [(False, False), (True, True), (True, False)],
+                         ids=["T5", "Flan-T5", "ours"])
+def test_scores_equal_the_models_own(gated: bool, untied: bool) -> None:
     names = [(3, 4, 5, 6, EOS), (3, 4, EOS), (3, EOS), (7, 3, EOS), (7, 8, 9, 10, 11, 2, EOS),
              (EOS,)]
-    model = small_t5(gated=gated)
+    model = small_t5(gated=gated, untied=untied)
     ids, mask = queries(0, 5)
     search = ExactSearch(TreeDecoder(model), build(names))
     encoded = search.decoder.encode(ids, mask)
@@ -287,7 +293,7 @@ def test_brackets_hold_the_true_rank_and_close(
 
 def test_ties_are_found_where_nothing_else_lies_under_a_node() -> None:
     """The model is sure that a name ends, so the bound of an open node is its answer's score."""
-    model = small_t5(gated=False)
+    model = small_t5(gated=False, untied=True)
     with torch.no_grad():
         model.lm_head.weight = torch.nn.Parameter(0.05 * model.lm_head.weight)
         model.lm_head.weight[EOS, 0] = 4

@@ -18,7 +18,7 @@ from safetensors.torch import load, load_file, save_file
 from caption_cache.errors import InputError
 from kgc_seq2seq.cli import main
 from kgc_seq2seq.graph.folder import read_graph
-from kgc_seq2seq.scorers.features import make
+from kgc_seq2seq.scorers.features import make, towers
 from kgc_seq2seq.scorers.features.make import make_image_vectors, make_text_vectors
 from kgc_seq2seq.scorers.features.plain import ImageStatistics, TermWeights
 from kgc_seq2seq.scorers.ids import pack, unpack
@@ -225,6 +225,16 @@ def test_only_a_whole_clip_on_a_device_that_is_there_makes_vectors(
         said = capsys.readouterr().err.strip().split("\n")[-1]
         assert why in said
     assert not (pictured / "features" / "image.safetensors").exists()
+
+
+def test_a_model_runs_on_the_accelerator_unless_told_otherwise(
+    pictured: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(towers, "own_device", lambda: "meta")  # it can be loaded to, and no more
+    words = ["features", str(pictured), "--modality", "image", "--image-model", str(clip)]
+    with pytest.raises(NotImplementedError, match="meta"):
+        main(words)
+    assert main([*words, "--device", "cpu"]) == 0
 
 
 def test_other_weights_in_the_same_folder_make_other_vectors(

@@ -36,7 +36,8 @@ def add_features(parser: Parser) -> None:
                           help="read nothing that 'kgc complete-modalities' generated")
     features.add_argument("--batch-size", type=whole_number(1), default=64,
                           help="texts or images that a model gets at once")
-    features.add_argument("--device", default="cpu", help="where a model runs, such as cuda")
+    features.add_argument("--device", help=(
+        "where a model runs, such as cuda:1; by default an accelerator, if any"))
 
 
 def _features(options: Namespace) -> Answer:

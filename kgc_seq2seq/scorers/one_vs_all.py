@@ -32,7 +32,7 @@ class OneVsAllConfig:
     """Width of the embeddings; complex numbers count once."""
     init_sd: float = 0.03
     """Standard deviation of the random weights; large ones learn by heart."""
-    n3: float = 0.0
+    n3: float = 0.1
     """Weight of the cubed moduli of a fact's three embeddings (Lacroix et al. 2018, eq. 6)."""
     dropout: float = 0.0
     """Dropout rate of the query."""

@@ -50,8 +50,8 @@ class FeatureChoice:
     """Whether to read what ``kgc complete-modalities`` generated."""
     batch_size: int = 64
     """Texts or images that a model gets at once."""
-    device: str = "cpu"
-    """Where a model runs."""
+    device: str | None = None
+    """Where a model runs; None for an accelerator, if there is any."""
 
     def __post_init__(self) -> None:
         for modality in MODALITIES:

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from caption_cache.captioners.checkpoints import find_revision
+from caption_cache.captioners.checkpoints import find_revision, own_device
 from caption_cache.errors import InputError, first_line
 from caption_cache.weights import refuse_incomplete
 
 
 class _Clip:
-    def __init__(self, source: str, device: str, batch_size: int) -> None:
+    def __init__(self, source: str, device: str | None, batch_size: int) -> None:
         _refuse_device(device)
         try:
             config = AutoConfig.from_pretrained(source)
@@ -30,8 +30,8 @@ class _Clip:
             raise _cannot_load(source, error) from None
         self.model, about = both
         refuse_incomplete(source, about)
-        self.model.to(device).eval()
-        self.device = device
+        self.device = device or own_device()
+        self.model.to(self.device).eval()
         self.batch_size = batch_size
         self.identity: dict[str, Any] = {
             "encoder": "clip", "model": source, "revision": find_revision(source, config, "main")}
@@ -40,7 +40,7 @@ class _Clip:
 class ClipImages(_Clip):
     """The image tower of a CLIP (Radford et al. 2021)."""
 
-    def __init__(self, source: str, device: str, batch_size: int) -> None:
+    def __init__(self, source: str, device: str | None, batch_size: int) -> None:
         """Load a CLIP from a folder or a hub.
 
         Raises:
@@ -63,7 +63,7 @@ class ClipImages(_Clip):
 class ClipTexts(_Clip):
     """The text tower of a CLIP."""
 
-    def __init__(self, source: str, device: str, batch_size: int) -> None:
+    def __init__(self, source: str, device: str | None, batch_size: int) -> None:
         """Load a CLIP from a folder or a hub.
 
         Raises:
@@ -87,7 +87,7 @@ class ClipTexts(_Clip):
 class Sentences:
     """Any model of sentence-transformers."""
 
-    def __init__(self, source: str, device: str, batch_size: int) -> None:
+    def __init__(self, source: str, device: str | None, batch_size: int) -> None:
         """Load a model from a folder or a hub.
 
         Raises:
@@ -114,7 +114,7 @@ class Sentences:
         return found.float().cpu()
 
 
-def text_tower(source: str, device: str, batch_size: int) -> ClipTexts | Sentences:
+def text_tower(source: str, device: str | None, batch_size: int) -> ClipTexts | Sentences:
     """The encoder of texts that fits a model: CLIP's tower, or else sentence-transformers.
 
     Raises:
@@ -127,7 +127,7 @@ def text_tower(source: str, device: str, batch_size: int) -> ClipTexts | Sentenc
     return (ClipTexts if clip else Sentences)(source, device, batch_size)
 
 
-def _refuse_device(device: str) -> None:
+def _refuse_device(device: str | None) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
