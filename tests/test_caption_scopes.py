@@ -632,7 +632,7 @@ def test_an_image_that_cannot_be_read_for_a_while_is_done_later(
         return read_bytes(root, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("caption_cache.build.read_bytes", hiccup)
+        patch.setattr("caption_cache.build.asking.read_bytes", hiccup)
         report = run(dataset, Viewer(), scope=scope)
     assert (report.left, report.failures) == (1, [])
     assert run(dataset, Viewer(), scope=scope).captioned == 1
