@@ -283,6 +283,10 @@ def test_uncertainty_is_the_entropy_of_the_probability() -> None:
     scores = torch.linspace(-20, 20, 101, dtype=torch.float64)
     p = scores.sigmoid()
     torch.testing.assert_close(uncertainty(scores), -p * p.log() - (1 - p) * (1 - p).log())
+    # As far from 0 as scores get, where float32 has no 1 - p, either side is as certain.
+    far = torch.linspace(10, 80, 71)
+    torch.testing.assert_close(uncertainty(far), uncertainty(-far))
+    assert (uncertainty(far).diff() < 0).all()
 
 
 def test_weights_follow_their_equations() -> None:

@@ -77,7 +77,8 @@ class SamplingConfig(WeightingConfig):
 
 def uncertainty(scores: Tensor) -> Tensor:
     """The entropy of σ(score) in nats, elementwise: largest, log 2, at score 0."""
-    return functional.softplus(scores) - scores * scores.sigmoid()
+    certain = -scores.abs()  # σ(s) and 1 - σ(s) are as uncertain; near 1, float32 has no 1 - σ(s)
+    return functional.softplus(certain) - certain * certain.sigmoid()
 
 
 def weights(scores: Tensor, config: WeightingConfig, done: Tensor | float) -> Tensor:
