@@ -524,6 +524,7 @@ def test_cardinalities_equal_those_of_dicts(seed: int) -> None:
         if rows:
             assert described[key]["tails_per_head"] == pytest.approx(len(rows) / len(heads), 1e-3)
             assert described[key]["heads_per_tail"] == pytest.approx(len(rows) / len(tails), 1e-3)
+        assert (described[key]["cardinality"] == "unseen") == (not rows)
 
 
 names = st.lists(st.sampled_from(["a", "a ", "ａ", "b", "b (e1)", "b (e2)", "c", "山", "‏ש"]),

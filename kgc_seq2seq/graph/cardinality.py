@@ -10,8 +10,8 @@ from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 
 MANY = 1.5
 """From so many tails a head on, on average, a relation is 1-N (Bordes et al. 2013)."""
-CARDINALITIES = ("1-1", "1-N", "N-1", "N-N")
-
+CARDINALITIES = ("1-1", "1-N", "N-1", "N-N", "unseen")
+"""The last: train has no fact of the relation."""
 
 
 def answers_per_query(graph: KnowledgeGraph) -> tuple[Floats, Floats]:
@@ -33,4 +33,5 @@ def answers_per_query(graph: KnowledgeGraph) -> tuple[Floats, Floats]:
 def cardinalities(graph: KnowledgeGraph) -> Ints:
     """The place in `CARDINALITIES` of every relation, int32 [R]."""
     tails_per_head, heads_per_tail = answers_per_query(graph)
-    return ((heads_per_tail >= MANY) * 2 + (tails_per_head >= MANY)).astype(np.int32)
+    kind = (heads_per_tail >= MANY) * 2 + (tails_per_head >= MANY)
+    return np.where(tails_per_head > 0, kind, len(CARDINALITIES) - 1).astype(np.int32)

@@ -45,8 +45,7 @@ def describe_graph(graph: KnowledgeGraph) -> dict[str, Any]:
             "unseen": int((degree == 0).sum()),
             **{f"p{q}": float(np.percentile(degree, q)) for q in (10, 50, 90, 99)}},
         "cardinalities": {name: {
-            "relations": int(((kind == place) & (count > 0)).sum()),
-            "triples": int(count[kind == place].sum())}
+            "relations": int((kind == place).sum()), "triples": int(count[kind == place].sum())}
             for place, name in enumerate(CARDINALITIES)},
         "by_relation": relations,
     }
@@ -64,9 +63,9 @@ def description_text(description: dict[str, Any]) -> str:
         "cardinality: " + ", ".join(
             f"{name} {part['relations']:,} relations ({part['triples']:,} triples)"
             for name, part in description["cardinalities"].items()),
-        "", f"{'triples':>9}  {'tails/head':>10}  {'heads/tail':>10}  kind  relation"]
+        "", f"{'triples':>9}  {'tails/head':>10}  {'heads/tail':>10}  kind    relation"]
     lines += [f"{relation['triples']:9,}  {relation['tails_per_head']:10.2f}  "
-              f"{relation['heads_per_tail']:10.2f}  {relation['cardinality']:4}  "
+              f"{relation['heads_per_tail']:10.2f}  {relation['cardinality']:6}  "
               f"{relation['name']}" for relation in description["by_relation"][:_SHOWN]]
     if len(description["by_relation"]) > _SHOWN:
         lines.append(f"… and {len(description['by_relation']) - _SHOWN:,} more")

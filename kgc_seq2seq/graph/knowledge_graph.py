@@ -119,9 +119,10 @@ class KnowledgeGraph:
 
     @cached_property
     def train_degree(self) -> Longs:
-        """Number of train triples each entity takes part in, int64 [N]."""
-        ends = self.train[:, [0, 2]].ravel()
-        return np.bincount(ends, minlength=self.num_entities)
+        """Number of distinct train triples each entity takes part in, int64 [N]."""
+        head, _, tail = distinct_rows(self.train).T
+        # A triple of an entity with itself is one.
+        return np.bincount(np.concatenate([head, tail[tail != head]]), minlength=self.num_entities)
 
     def linked_in_train(self, triples: Ints) -> Bools:
         """Whether some train triple, by any relation and either way round, links both ends.
