@@ -89,7 +89,9 @@ def refuse_other_train(run: Path) -> None:
     """
     if run_kind(run) == "fusion":
         for part in read_fusion(run).parts:
-            refuse_other_train(run / part.run)
+            # An exported fusion has one data set, and config.yaml only of the part that has it.
+            if (run / part.run / "config.yaml").is_file():
+                refuse_other_train(run / part.run)
         return
     learnt = training_facts(run).get("train")  # earlier versions did not note it
     if learnt is not None and learnt != read_graph(_dataset(run)).train_hash:
