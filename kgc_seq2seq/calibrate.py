@@ -18,8 +18,9 @@ from kgc_seq2seq.evaluation.calibration import reliability
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.evaluation.results import protocol, write_result
 from kgc_seq2seq.runs import open_run
+from kgc_seq2seq.systems import fused, generator
 from kgc_seq2seq.systems.fused import Fused
-from kgc_seq2seq.systems.generator import OPEN_MASS, Generator
+from kgc_seq2seq.systems.generator import Generator
 from kgc_seq2seq.systems.system import Best
 
 
@@ -42,12 +43,14 @@ def calibrate_run(run: Path, split: str) -> dict[str, Any]:
     refuse_other_train(run)
     graph = completer.graph
     confidence, right = best_answers(completer, graph.split(split))
+    # The search stopped where it was sure of them within half of what it left open.
+    error = (fused if isinstance(completer.system, Fused) else generator).OPEN_MASS / 2
     tail, head = np.split(np.arange(len(right)), 2)
     result = {
         **{side: reliability(confidence[part], right[part])
            for side, part in (("both", slice(None)), ("tail", tail), ("head", head))},
         "protocol": protocol(graph, split, **training_facts(run), probability_of="best answer",
-                             probability_error=OPEN_MASS)}
+                             probability_error=error)}
     write_result(run / "results" / f"{split}-calibration.json", result)
     return result
 
@@ -63,9 +66,8 @@ def best_answers(completer: Completer, triples: Ints) -> tuple[Floats, Bools]:
         triples: int32 [n, 3].
 
     Returns:
-        Of the tail queries, then of the head queries: the probability, within about the share
-        `generator.OPEN_MASS` of itself, float64 [2n], and whether the answer is the triple's,
-        bool [2n].
+        Of the tail queries, then of the head queries: the probability, as near as
+        `Prediction.probability`, float64 [2n], and whether the answer is the triple's, bool [2n].
 
     Raises:
         InputError: It is another kind of run.

@@ -291,7 +291,8 @@ def _fit(
                                  config.floor)
         shrinkage = max(tried, key=lambda value: tried[value])
     weights = fit_weights(known, count, shrinkage, config.floor)
-    return weights[1:] / weights[0], {
+    weights = weights[-len(labels):]  # without a generator, one that says nothing comes first
+    return weights, {
         "weights_fitted_on": "valid",
         "weights_filtered_by": ["train", "valid"],
         "weights_fitted_over": "all entities" if whole
@@ -302,8 +303,7 @@ def _fit(
         {"cross_validation_folds_of_valid": config.folds,
          "held_out_log_likelihood": {str(key): round(value, 5) for key, value in tried.items()}},
         "weights": {label: _by_relation(graph, row.tolist())
-                    # Without a generator, the row of one that says nothing comes first.
-                    for label, row in zip(labels, weights[-len(labels):], strict=True)}}
+                    for label, row in zip(labels, weights, strict=True)}}
 
 
 def _folds(known: Candidates, count: int) -> Tensor:

@@ -220,6 +220,9 @@ def _open_fusion(run: Path) -> Run:
     except Exception as error:  # safetensors and the disk each have their own
         raise InputError(f"{run / WEIGHTS} cannot be read ({error}); delete {run}, "
                          "and fuse again.") from None
+    if config.fusion == "fused" and len(weights) != len(config.parts):
+        raise InputError(f"{run} is of a version that did not keep the generator's weights, which "
+                         f"probabilities need; delete {run}, and fuse again.")
     if places.shape != (len(config.scorers), opened.system.graph.num_entities):
         raise InputError(f"{opened.dataset} has another number of entities than when {run} was "
                          "made; put it back, or fuse again.")
@@ -258,7 +261,8 @@ def save_weights(run: Path, weights: Tensor, places: Tensor) -> None:
 
     Args:
         run: Its folder.
-        weights: λ, float32 [S, 2R], with fused; w, [1 + S], with ensemble; not read otherwise.
+        weights: With fused as `Fused.weights`, or of scorers alone `FusedScorers.weights`; with
+            ensemble as `Ensemble.weights`; not read otherwise.
         places: Of each scorer as in `Voice.places`, int64 [S, N].
     """
     with replacing(run / WEIGHTS) as aside:

@@ -25,7 +25,7 @@ from kgc_seq2seq.decoding.beam import beam_search
 from kgc_seq2seq.decoding.best_first import bracket, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.decoding.logits_processor import TrieLogitsProcessor, generated_entities
-from kgc_seq2seq.decoding.nodes import Allowed, Prior, TrieNodes
+from kgc_seq2seq.decoding.nodes import Allowed, Prior, Tempering, TrieNodes
 from kgc_seq2seq.decoding.ragged import pairs
 from kgc_seq2seq.decoding.tree_decoder import Encoded, TreeDecoder
 from kgc_seq2seq.decoding.trie import EntityTrie
@@ -236,23 +236,34 @@ cases = st.builds(case, names_strategy, st.integers(0, 10**6), st.integers(1, 4)
 
 
 @settings(max_examples=300)
-@given(cases, st.integers(1, 9), st.integers(1, 20), st.sampled_from([None, 0.2, 0.0]))
+@given(cases, st.integers(1, 9), st.integers(1, 20), st.sampled_from([None, 0.2, 0.0]),
+       st.sampled_from([None, 0.05, 0.5, 0.999, 1.0, 1.7]))
 def test_top_k_is_that_of_brute_force(
-    case: Case, k: int, rows: int, open_mass: float | None
+    case: Case, k: int, rows: int, open_mass: float | None, power: float | None
 ) -> None:
     if case.may.sum(axis=1).min() < k:
         with pytest.raises(InputError, match=f"{k} answers are asked for where only"):
             top_k(case.search, case.encoded, k, allowed=case.allowed, prior=case.prior)
         return
     case.search.rows_at_once = rows
+    count, tempering = len(case.scores), None
+    powers = torch.full((count,), power or 1.0)
+    if case.prior is None:
+        powers[:] = 1
+    elif power is not None:
+        powers[: count // 2] = 0.3
+        tempering = Tempering.of(case.search.nodes, case.prior, powers)
     found = top_k(case.search, case.encoded, k, allowed=case.allowed, prior=case.prior,
-                  open_mass=open_mass)
+                  open_mass=open_mass, tempering=tempering)
     expected = np.where(case.may, case.scores, -np.inf)
     np.testing.assert_allclose(found.scores, -np.sort(-expected, axis=1)[:, :k], atol=1e-4)
     np.testing.assert_allclose(found.scores, np.take_along_axis(
         expected, found.entities.numpy(), axis=1), atol=1e-4)
     assert all(len(set(row)) == k for row in found.entities.tolist())
-    mass = (np.exp(case.scores) * case.may).sum(axis=1)
+    masses = np.exp(powers.double().numpy()[:, None] * case.scores) * case.may
+    mass = masses.sum(axis=1)
+    np.testing.assert_allclose(found.masses, np.take_along_axis(
+        masses, found.entities.numpy(), axis=1), rtol=1e-3)
     assert (found.found_mass.numpy() <= mass * (1 + 1e-4)).all()
     assert ((found.found_mass + found.open_mass).numpy() >= mass * (1 - 1e-4)).all()
     if open_mass is not None:

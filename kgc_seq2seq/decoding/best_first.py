@@ -9,7 +9,7 @@ from torch import Tensor
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.nodes import Allowed, Prior
+from kgc_seq2seq.decoding.nodes import Allowed, Prior, Tempering
 from kgc_seq2seq.decoding.ragged import best_of_each, merge_best, pairs
 from kgc_seq2seq.decoding.tree_decoder import Encoded, Past, TreeDecoder
 
@@ -31,9 +31,12 @@ class TopK:
     """int64 [Q, k]."""
     scores: Tensor
     """Log-probabilities of their names, and their priors if there are any, float32 [Q, k]."""
+    masses: Tensor
+    """``exp(β · score)``, what each has of the catalogue's mass, float64 [Q, k]; β is 1 where there
+    is no `Tempering`."""
     found_mass: Tensor
-    """``Σ exp(score)`` of all entities that were met, float64 [Q]: without a prior, the
-    probability of their names. At most the catalogue's."""
+    """The sum of that over all entities that were met, float64 [Q]: without prior and tempering,
+    the probability of their names. At most the catalogue's."""
     open_mass: Tensor
     """A bound of the same for all that was left unexplored, float64 [Q]: the catalogue's is at
     most the sum of both."""
@@ -53,7 +56,7 @@ class Bracket:
 
 def top_k(
     search: ExactSearch, encoded: Encoded, k: int, *, allowed: Allowed | None = None,
-    prior: Prior | None = None, open_mass: float | None = None,
+    prior: Prior | None = None, open_mass: float | None = None, tempering: Tempering | None = None,
 ) -> TopK:
     """The ``k`` best entities of each query, exactly.
 
@@ -65,6 +68,7 @@ def top_k(
         prior: What is added to the scores.
         open_mass: Search on until the unexplored prefixes hold at most this share of the
             catalogue's mass (`TopK.found_mass`); None: stop when the answers are certain.
+        tempering: What the mass of an entity is, if not ``exp(score)``; of the same ``prior``.
 
     Raises:
         InputError: A query has fewer than ``k`` allowed entities, or k is below 1.
@@ -73,7 +77,8 @@ def top_k(
     device = search.decoder.device
     queries = torch.arange(count, device=device)
     _check_k(search, k, queries, allowed)
-    frontier = _Frontier(search, encoded, queries, allowed, prior)
+    frontier = _Frontier(search, encoded, queries, allowed, prior, tempering)
+    power = torch.ones(count, device=device) if tempering is None else tempering.power
     entities = torch.full((count, k), -1, device=device)
     scores = torch.full((count, k), -torch.inf, device=device)
     mass = torch.zeros(count, dtype=torch.float64, device=device)
@@ -86,9 +91,10 @@ def top_k(
             wanted |= (left > open_mass * (mass + left))[frontier.item]
         frontier.keep(wanted)
         if not len(frontier):
-            return TopK(entities, scores, mass, frontier.mass())
+            return TopK(entities, scores, (power[:, None] * scores).double().exp(), mass,
+                        frontier.mass())
         item, entity, score = frontier.expand()
-        mass.scatter_add_(0, item, score.double().exp())
+        mass.scatter_add_(0, item, (power[item] * score).double().exp())
         entities, scores = merge_best(entities, scores, item, entity, score)
 
 
@@ -170,10 +176,10 @@ class _Frontier:
 
     def __init__(
         self, search: ExactSearch, encoded: Encoded, queries: Tensor, allowed: Allowed | None,
-        prior: Prior | None,
+        prior: Prior | None, tempering: Tempering | None = None,
     ) -> None:
         self._search, self._encoded, self._queries = search, encoded, queries
-        self._allowed, self._prior = allowed, prior
+        self._allowed, self._prior, self._tempering = allowed, prior, tempering
         device = queries.device
         self.item = torch.arange(len(queries), device=device)
         """The search each open node belongs to, int64 [O]."""
@@ -205,17 +211,24 @@ class _Frontier:
         return self._allowed.count(self._queries[self.item], first, last)
 
     def mass(self) -> Tensor:
-        """What lies under all that was not explored has at most this mass, float64 [G].
+        """What lies under all that was not explored has at most this mass, float64 [G]."""
+        return self._dropped.scatter_add(0, self.item, self._log_mass().double().exp())
+
+    def _log_mass(self) -> Tensor:
+        """No more than the exponential of it lies under each open node, float32 [O].
 
         A prefix is at least as probable as all names that begin so together, and no prior under
         it is larger than the one in its bound.
         """
-        return self._dropped.scatter_add(0, self.item, self.bound.double().exp())
+        if self._tempering is None:
+            return self.bound
+        query = self._queries[self.item]
+        return self._tempering.power[query] * self._log_p + self._tempering.under[self.node, query]
 
     def keep(self, chosen: Tensor) -> None:
         """Leave all other open nodes unexplored, bool [O]."""
         rest = ~chosen
-        self._dropped.scatter_add_(0, self.item[rest], self.bound[rest].double().exp())
+        self._dropped.scatter_add_(0, self.item[rest], self._log_mass()[rest].double().exp())
         self._select(chosen)
 
     def _select(self, chosen: Tensor) -> None:
@@ -238,7 +251,7 @@ class _Frontier:
             chosen = best_of_each(self.item, self._pool.depths(self._slot).float(), rows)[:rows]
         else:
             active = len(torch.unique(self.item))
-            chosen = best_of_each(self.item, self.bound, max(1, rows // active))[:rows]
+            chosen = best_of_each(self.item, self._log_mass(), max(1, rows // active))[:rows]
         self._spent += len(chosen)
         closed = torch.ones(len(self.item), dtype=torch.bool, device=self.item.device)
         closed[chosen] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,20 +114,75 @@ class Prior:
         Raises:
             ValueError: The values do not fit the entities, or one is NaN or +inf.
         """
-        trie = nodes.trie
-        if values.shape[1] != len(trie.order):
+        size = len(nodes.trie.order)
+        if values.shape[1] != size:
             raise ValueError(f"A prior over {values.shape[1]} entities does not fit a trie of "
-                             f"{len(trie.order)} names.")
+                             f"{size} names.")
         if values.isnan().any() or values.isposinf().any():
             raise ValueError("A prior holds NaN or +inf; its scorer is broken.")
-        under = values.new_full((trie.num_nodes, len(values)), -torch.inf)
-        under[nodes.leaf(torch.arange(len(trie.order), device=values.device))] = values.T
-        for low, high in zip(trie.levels[-2:0:-1], trie.levels[:1:-1], strict=True):
-            parents = torch.from_numpy(trie.parents[low:high]).to(values.device, torch.int64)
-            above = parents[:, None].expand(-1, len(values))
-            under.scatter_reduce_(0, above, under[low:high].clone(), "amax")
-        return cls(under)
+        return cls(_upwards(nodes, values, _largest))
 
     def at(self, nodes: TrieNodes, queries: Tensor, entities: Tensor) -> Tensor:
         """The values of entities for queries, int64 [n] each, float32 [n]."""
         return self.under[nodes.leaf(entities), queries]
+
+
+@dataclass(frozen=True)
+class Tempering:
+    """Probabilities in proportion to a power of ``exp(score)``, as a log-linear model has them.
+
+    The score is ``log p(name) + prior``, and of the entities under a node with probability P only
+    ``Σ p <= P`` is known. With powers β below 1, by Hölder's inequality,
+    ``Σ (p exp(prior))^β <= P^β · (Σ exp(prior)^(β / (1 - β)))^(1 - β)``; the limit of that, the
+    largest prior, holds for 1 and more.
+    """
+
+    power: Tensor
+    """β of each query, positive, float32 [Q]."""
+    under: Tensor
+    """What follows ``P^β`` above, for each node and as a logarithm, float32 [M, Q]; at a leaf
+    ``β · prior``."""
+
+    @classmethod
+    def of(cls, nodes: TrieNodes, prior: Prior, power: Tensor) -> Tempering:
+        """From what is added to the scores, and a power for each query, float32 [Q]."""
+        entities = torch.arange(len(nodes.trie.order), device=power.device)
+        rest = (1 - power).clamp(min=torch.finfo(power.dtype).eps)
+        sums = _upwards(nodes, prior.under[nodes.leaf(entities)].T * (power / rest)[:, None],
+                        _log_sum_exp)
+        return cls(power, torch.where(power < 1, rest * sums, power * prior.under))
+
+
+def _upwards(
+    nodes: TrieNodes, values: Tensor, together: Callable[[Tensor, Tensor, int], Tensor]
+) -> Tensor:
+    """What the entities under every node have together, [M, Q].
+
+    Args:
+        nodes: The trie.
+        values: Of each entity, [Q, N].
+        together: From the values of nodes [n, Q], the place of each one's parent [n, Q] and how
+            many nodes stand there: what each of those has, -inf where it is no parent.
+    """
+    trie = nodes.trie
+    table = values.new_full((trie.num_nodes, len(values)), -torch.inf)
+    table[nodes.leaf(torch.arange(values.shape[1], device=values.device))] = values.T
+    for above, low, high in zip(trie.levels[-3::-1], trie.levels[-2:0:-1], trie.levels[:1:-1],
+                                strict=True):
+        parents = torch.from_numpy(trie.parents[low:high] - above).to(values.device, torch.int64)
+        found = together(table[low:high], parents[:, None].expand(-1, len(values)), low - above)
+        table[above:low] = torch.maximum(table[above:low], found)
+    return table
+
+
+def _largest(values: Tensor, parents: Tensor, count: int) -> Tensor:
+    return values.new_full((count, values.shape[1]), -torch.inf).scatter_reduce_(
+        0, parents, values, "amax")
+
+
+def _log_sum_exp(values: Tensor, parents: Tensor, count: int) -> Tensor:
+    # A finite largest value, so that -inf less it is -inf.
+    largest = _largest(values, parents, count).clamp(min=torch.finfo(values.dtype).min)
+    sums = torch.zeros_like(largest).scatter_add_(
+        0, parents, (values - largest.gather(0, parents)).exp())
+    return largest + sums.log()

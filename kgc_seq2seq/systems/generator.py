@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from kgc_seq2seq.arrays import Floats, Ints, Longs
 from kgc_seq2seq.decoding.best_first import TopK, top_k
 from kgc_seq2seq.decoding.exact import ExactSearch
-from kgc_seq2seq.decoding.nodes import Allowed, Prior
+from kgc_seq2seq.decoding.nodes import Allowed, Prior, Tempering
 from kgc_seq2seq.evaluation.kept import Kept
 from kgc_seq2seq.evaluation.ranking import Ranker, encode_queries, rank_triples
 from kgc_seq2seq.evaluation.ranks import Ranks
@@ -20,7 +20,7 @@ from kgc_seq2seq.systems.system import Best
 from kgc_seq2seq.text.verbalizer import Verbalizer
 
 OPEN_MASS = 0.001
-"""Probabilities are given within about this share of themselves."""
+"""Probabilities are given within about half of this share of themselves."""
 NAME = "log p(name)"
 """What explanations call the generator's part."""
 
@@ -72,7 +72,8 @@ class Generator:
     def most_probable(
         self, queries: Ints, k: int, prior: Prior | None = None,
         open_mass: float | None = OPEN_MASS, allowed: Allowed | None = None,
+        tempering: Tempering | None = None,
     ) -> TopK:
         """The ``k`` best entities, as `best_first.top_k` gives them."""
         return top_k(self.search, encode_queries(self.search, self.verbalizer, queries), k,
-                     allowed=allowed, prior=prior, open_mass=open_mass)
+                     allowed=allowed, prior=prior, open_mass=open_mass, tempering=tempering)

@@ -42,9 +42,8 @@ class Best:
     @classmethod
     def of_search(cls, found: TopK) -> Best:
         """From what a search found and left."""
-        mass = found.scores.double().exp()
-        low = mass / (found.found_mass + found.open_mass)[:, None]
-        high = mass / found.found_mass[:, None]
+        low = found.masses / (found.found_mass + found.open_mass)[:, None]
+        high = found.masses / found.found_mass[:, None]
         return cls(found.entities.cpu().numpy(), found.scores.double().cpu().numpy(),
                    ((low + high) / 2).cpu().numpy(), ((high - low) / 2).cpu().numpy())
 
