@@ -27,9 +27,10 @@ class Answer:
     data: Any
     """A JSON value: what ``--json`` prints."""
     text: str
-    """The same for people, without a newline at its end; printed without ``--json``."""
+    """The same for people, without a newline at its end; printed without ``--json``. Empty: another
+    process says it, and this one has only a code."""
     code: int = 0
-    """The exit code: 0 done, 1 the check found something."""
+    """The exit code: 0 done, 1 the check found something, 3 stopped by a signal."""
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -117,6 +118,8 @@ def answering(program: str, act: Callable[[], tuple[Answer | None, bool]]) -> in
         answer, as_json = act()
         if answer is None:
             return 0
+        if not answer.text:
+            return answer.code
         text = (json.dumps(answer.data, indent=2, ensure_ascii=False, allow_nan=False)
                 if as_json else answer.text)
         sys.stdout.write(text + "\n")

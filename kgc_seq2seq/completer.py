@@ -70,7 +70,8 @@ class Prediction:
     """The true value is at most so far from ``probability``: what the search left unexplored."""
     log_probability: float
     """What orders the answers, a natural logarithm: of a generator, log p(name) under the model,
-    EOS included; of a scorer, its log softmax; of a fusion, their weighted sum."""
+    EOS included; of a generator fused with scorers, their weighted sum; else the logarithm of the
+    probability."""
     known: bool
     """Whether the fact is in the data set, in any split."""
 

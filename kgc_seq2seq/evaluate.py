@@ -62,7 +62,8 @@ def evaluate_run(
     opened = open_run(run)
     refuse_other_train(run)
     texts = opened.texts()
-    if accelerator.is_main_process and training_facts(run).get("texts", texts) != texts:
+    learnt = read_fusion(run).fitted if opened.kind == "fusion" else training_facts(run)
+    if accelerator.is_main_process and learnt.get("texts", texts) != texts:
         _log.warning("%s reads other captions or descriptions than it has learnt from: this is "
                      "what it makes of those; train again if that is not meant.", run)
     try:

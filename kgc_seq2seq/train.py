@@ -59,8 +59,8 @@ def run_training(config: RunConfig, *, restart: bool = False) -> Answer | None:
         restart: Whether to forget an earlier training in the run folder.
 
     Returns:
-        The result on test, or how to go on after a signal (code 3); None on all processes but
-        the first.
+        The result on test, or how to go on after a signal (code 3); on all processes but the first
+        None, or nothing but the code.
 
     Raises:
         InputError: The data set, the configuration or an earlier run does not fit.

@@ -106,8 +106,8 @@ def train_scorer(config: ScorerRunConfig, *, restart: bool = False) -> Answer | 
         restart: Whether to forget an earlier training in the run folder.
 
     Returns:
-        The result on test, or how to go on after a signal (code 3); None on all processes but
-        the first.
+        The result on test, or how to go on after a signal (code 3); on all processes but the first
+        None, or nothing but the code.
 
     Raises:
         InputError: The data set, the configuration or an earlier run does not fit.

@@ -176,13 +176,14 @@ def train_task(
         facts: What the protocol of the results shall say besides.
 
     Returns:
-        None at the end of the training; how to go on (code 3) when a signal stopped it.
+        None at the end of the training; when a signal stopped it, how to go on (code 3), which only
+        the first process says.
     """
     run = Path(config.out)
     progress = train(task, accelerator, config.training, config.optimizer, run=run,
                      seed=config.seed, identity=identity)
     if not has_ended(progress, config.training):
-        return Answer(
+        return Answer(None, "", code=3) if not accelerator.is_main_process else Answer(
             {"stopped_after_step": progress.step},
             f"Stopped after step {progress.step} of {config.training.steps}; the same command "
             "goes on from there.", code=3)

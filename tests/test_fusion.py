@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -752,13 +753,22 @@ def test_a_scorer_of_another_graph_is_refused(
 
 
 def test_a_fusion_whose_parts_have_changed_is_refused(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture
 ) -> None:
     here = shutil.copytree(runs, tmp_path / "here")
     out = here / "fusion"
     answer(capsys, "fuse", here / "generator", here / "distmult", "--out", out, "--folds", "2")
     ask = ["predict", out, "--head", "e0", "--relation", "kind"]
     config = (out / "config.yaml").read_text()
+    answer(capsys, "evaluate", out)
+    assert not caplog.messages
+    texts = re.search("texts: (.+)", config)
+    assert texts is not None
+    (out / "config.yaml").write_text(config.replace(texts[1], 64 * "0"))
+    answer(capsys, "evaluate", out)
+    assert [str(out) in message and "other captions" in message for message in caplog.messages] == [
+        True]
     (out / "config.yaml").write_text(config.replace("fusion: fused", "fusion: guess"))
     assert "describes no fusion" in refused(capsys, *ask)
     (out / "config.yaml").write_text(config)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from conftest import checkpoint, lines, noted, stop_at
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import T5ForConditionalGeneration
 
+from caption_cache.command_line import answering
 from caption_cache.errors import InputError
+from kgc_seq2seq import training_run
 from kgc_seq2seq.config import RunConfig
 from kgc_seq2seq.evaluate import evaluate_run
 from kgc_seq2seq.evaluation.ranks import middle
@@ -147,6 +150,23 @@ def test_a_step_has_its_epoch_its_learning_rate_and_its_seed(
     assert sorted(set(epochs)) == sorted(set(noted(tmp_path / "run", "epoch"))) != [1]
     own = [_random_seed(0, step, 1) for step in range(12)]
     assert [seed for seed in seeds if seed in own] == own
+
+
+def test_of_several_processes_the_first_tells_of_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_run, "train", lambda *_, **__: SimpleNamespace(
+        step=4, best_step=0, due=False))
+    told = []
+    for first in (True, False):
+        accelerator = SimpleNamespace(is_main_process=first)
+        stopped = training_run.train_task(
+            SimpleNamespace(), accelerator,  # type: ignore[arg-type]
+            config(tmp_path, tmp_path / "run"), {}, {})
+        assert answering("train", lambda answer=stopped: (answer, True)) == 3  # type: ignore[misc]
+        told.append(capsys.readouterr().out)
+    assert json.loads(told[0]) == {"stopped_after_step": 4}
+    assert not told[1]
 
 
 def test_a_step_with_fewer_examples_than_parts_is_refused(tiny: Path, tmp_path: Path) -> None:
