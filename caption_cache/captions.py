@@ -128,7 +128,8 @@ def _said(
     if rows.num_rows == 0:
         if scope == "entity" and not has_images(dataset):
             raise InputError(f"{dataset} has neither captions nor images; put images into "
-                             "images/<entity id>/, or read no captions (--input.captions false).")
+                             "images/<entity id>/, or read no captions (--input.captions false; of "
+                             "'kgc show-input' --no-captions).")
         what, how = (("its images", "") if scope == "entity"
                      else (f"the scope {scope!r}", f" --scope {scope}"))
         raise InputError(f"{dataset} has no captions of {what}; run 'caption-cache build "

@@ -68,9 +68,14 @@ def _wrong_keys(rows: pa.Table) -> int:
 def _lost_images(dataset: Path, rows: pa.Table) -> list[Finding]:
     rows = rows.filter(pc.not_equal(rows["status"], "failed"))
     places = find_places(dataset, rows, {}, show_progress=True)
-    lost = pc.list_flatten(rows["images"]).filter(pa.array(places.each < 0))
+    lost = pa.array(places.each < 0)
+    owner = pc.list_parent_indices(rows["images"])
+    imported = pc.equal(rows["captioner"], "imported").take(owner)
+    paths = pc.list_flatten(rows["images"])
     return [
-        Finding(path, "changed or gone since it was captioned; 'caption-cache build' captions it "
-                      "anew, 'caption-cache compact --prune' drops the old text")
-        for path in pc.unique(lost).sort().to_pylist()
+        Finding(path, f"changed or gone since it was captioned; {mend}, 'caption-cache compact "
+                      "--prune' drops the old text")
+        for whose, mend in ((imported, "import its caption again"),
+                            (pc.invert(imported), "'caption-cache build' captions it anew"))
+        for path in pc.unique(paths.filter(pc.and_(lost, whose))).sort().to_pylist()
     ]

@@ -17,7 +17,7 @@ from caption_cache.errors import InputError
 from kgc_seq2seq.decoding.exact import ExactSearch
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
-from kgc_seq2seq.graph.names import short_ids
+from kgc_seq2seq.graph.names import folded, short_ids
 from kgc_seq2seq.hub import fetch_run
 from kgc_seq2seq.newcomers import Newcomer, with_newcomers
 from kgc_seq2seq.runs import Run, open_run
@@ -73,7 +73,7 @@ class Prediction:
     EOS included; of a generator fused with scorers, their weighted sum; else the logarithm of the
     probability."""
     known: bool
-    """Whether the fact is in the data set, in any split."""
+    """Whether the fact is in the data set, in any split, or was told with the query."""
 
 
 class Completer:
@@ -261,30 +261,30 @@ def _is_told(query: Query) -> bool:
 
 
 class _Index:
-    """Finds things by name or id, forgiving case."""
+    """Finds things by name or id, forgiving case and how letters are composed."""
 
     def __init__(self, kind: str, kinds: str, ids: Sequence[str], names: Sequence[str]) -> None:
         self.kind, self.kinds = kind, kinds
         self.names = names
         # Of relations of one name, forward and inverse, the first.
         numbered = list(enumerate(names))[::-1]
-        folded = {name.casefold(): index for index, name in numbered}
+        alike = {folded(name): index for index, name in numbered}
         exact = {name: index for index, name in numbered}
         by_id = {key: index for index, key in enumerate(ids)}
         # What is more exact wins.
-        self.found = folded | by_id | exact
+        self.found = alike | by_id | exact
 
     def __contains__(self, name: str) -> bool:
-        return name in self.found or name.casefold() in self.found
+        return name in self.found or folded(name) in self.found
 
     def __getitem__(self, name: str) -> int:
-        found = self.found.get(name, self.found.get(name.casefold()))
+        found = self.found.get(name, self.found.get(folded(name)))
         if found is None:  # imports keep of a URI what follows its namespace
             found = self.found.get(short_ids(pa.array([name]))[0].as_py())
         if found is None:
-            folded = {known.casefold(): known for known in self.names}
-            near = [folded[match] for match in
-                    difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+            alike = {folded(known): known for known in self.names}
+            near = [alike[match] for match in
+                    difflib.get_close_matches(folded(name), alike, n=3, cutoff=0.5)]
             raise InputError(f"No {self.kind} is called {name!r}"
                              + (f"; the nearest names are {', '.join(near)}." if near else
                                 f"; see {self.kinds}.tsv for the names."))

@@ -10,6 +10,7 @@ import numpy as np
 
 from caption_cache.errors import InputError
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
+from kgc_seq2seq.graph.names import folded
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ def with_newcomers(
         InputError: A name is taken, or given twice; or a look-up raises it.
     """
     names = [newcomer.name for newcomer in newcomers]
-    taken = {known.casefold() for known in (*graph.entity_names, *graph.entity_ids)}
+    taken = {folded(known) for known in (*graph.entity_names, *graph.entity_ids)}
     for name in names:
-        if name.casefold() in taken:
+        if folded(name) in taken:
             raise InputError(f"The new entity {name!r} is called as one that is there; give that "
                              "by its name alone, or give another name.")
-        taken.add(name.casefold())
+        taken.add(folded(name))
     facts = [(graph.num_entities + number, relation(said), entity(neighbour))
              for number, newcomer in enumerate(newcomers) for said, neighbour in newcomer.facts]
     rows = np.array(facts, np.int32).reshape(-1, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,7 @@ from kgc_seq2seq.graph.importers import FORMATS, ImportConfig, import_dataset
 from kgc_seq2seq.graph.knowledge_graph import KnowledgeGraph
 from kgc_seq2seq.graph.names import Policy
 from kgc_seq2seq.graph.subset import subset_dataset
+from kgc_seq2seq.newcomers import Newcomer, with_newcomers
 
 SHARED = Path(os.environ.get("KGC_SHARED", ROOT.parent / "shared")) / "data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not at hand")
@@ -157,9 +159,11 @@ def test_tsv_takes_any_names_and_a_header(write: Write) -> None:
 
 def test_one_file_is_parted_with_nothing_unseen(tmp_path: Path) -> None:
     file = tmp_path / "all.tsv"
-    file.write_text("".join(f"e{h}\tr\tt{t}\n" for h in range(12) for t in range(12)))
+    facts = [f"e{h}\tr\tt{t}\n" for h in range(12) for t in range(12)]
+    file.write_text("".join([*facts, *facts[:3]]))
     out = tmp_path / "out"
     report = import_dataset(ImportConfig("tsv", file, out))
+    assert any(note.startswith("3 lines say what another says") for note in report.notes)
     graph = read_graph(out)
     assert report.triples == {"train": 116, "valid": 14, "test": 14}
     assert set(graph.train[:, [0, 2]].ravel()) == set(range(24))
@@ -238,6 +242,10 @@ def test_names_that_a_tokenizer_cannot_tell_apart_collide(
 def test_a_dataset_that_cannot_be_found_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be loaded as a Hugging Face dataset"):
         import_dataset(ImportConfig("datasets", Path("nobody/nothing"), tmp_path / "out"))
+    table = tmp_path / "facts.jsonl"
+    table.write_text("{}\n")
+    with pytest.raises(InputError, match="is a file; give the folder that holds it"):
+        import_dataset(ImportConfig("datasets", table, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("format", "changes", "words"), [
@@ -269,6 +277,8 @@ def test_a_dataset_that_cannot_be_found_is_refused(tmp_path: Path) -> None:
     ("tsv", {"train__tsv": "a\tb\tr\nb\tc\tr\n"}, ["train.tsv", "--order htr"]),
     ("tsv", {"train__tsv": "a\tr\t\n"}, ["train.tsv, line 1", "empty"]),
     ("tsv", {"train__tsv": ""}, ["train.tsv", "no triple"]),
+    ("tsv", {"train__tsv": "<a>\t<r>\t<b> .\n<b>\t<r>\t\"a text\"@en .\n"},
+     ["train.tsv is N-Triples", "delete these dots"]),
     ("tsv", {"valid__tsv": None}, ["no valid.tsv"]),
 ])
 def test_bad_sources_are_refused_with_a_sentence_and_leave_nothing(
@@ -333,6 +343,20 @@ def test_a_query_may_use_the_whole_of_a_uri_whose_end_is_the_id(tmp_path: Path) 
         names.resolve(Query("7", "near")))
     with pytest.raises(InputError, match=r"No entity is called 'https://shop.example/p/99'"):
         names.entities[f"{shop}p/99"]
+
+
+def test_a_name_is_found_however_its_letters_are_composed(tmp_path: Path) -> None:
+    path = tmp_path / "facts.tsv"
+    path.write_text("".join(f"Café {i}\tnear\tCafé {(i + step) % 24}\n"
+                            for i in range(24) for step in (1, 5, 7)), "utf-8")
+    import_dataset(ImportConfig("tsv", path, tmp_path / "out"))
+    graph = read_graph(tmp_path / "out")
+    apart = unicodedata.normalize("NFD", "CAFÉ 7")
+    names = QueryNames(graph)
+    assert graph.entity_names[names.entities[apart]] == "Café 7"
+    with pytest.raises(InputError, match="is called as one that is there"):
+        with_newcomers(graph, [Newcomer(apart)], names.relations.__getitem__,
+                       names.entities.__getitem__)
 
 
 def test_a_stated_order_is_followed(write: Write) -> None:
@@ -478,7 +502,9 @@ def test_a_caption_counts_until_its_entity_has_an_image(write: Write, tmp_path: 
     with (out / "images.tsv").open("a") as table:
         table.write("Q3\timages/Q3/a.png\n")
     assert read_captions(out).texts == {key: said[key] for key in ("Q1", "Q2")}
-    assert [finding.where for finding in verify(out)[1]] == ["imported:Q3"]
+    [finding] = verify(out)[1]
+    assert finding.where == "imported:Q3"
+    assert "import its caption again" in finding.problem
 
 
 def test_images_come_from_folders_even_of_ids_that_are_no_file_names(

@@ -18,7 +18,8 @@ def add_split(parser: Parser) -> None:
     split.add_argument("out", type=Path, help="the data-set folder to write")
     shares(split)
     split.add_argument("--keep-test", action="store_true", help=(
-        "leave test as it is, with what train tells of it, and draw valid from the rest"))
+        "leave test as it is, with what train tells of it, and draw valid from the rest; --test "
+        "counts nothing then"))
 
 
 def _split(options: Namespace) -> Answer:

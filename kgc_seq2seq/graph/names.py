@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Policy(StrEnum):
     """Each is told apart by one of its train facts that the others do not share."""
     ID = "id"
     """Each is told apart by its id."""
+
+
+def folded(name: str) -> str:
+    """What names have in common that people take for one: in any case, composed or decomposed."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 Key = Callable[[Sequence[str]], pa.Array]

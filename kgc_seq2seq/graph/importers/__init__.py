@@ -139,6 +139,8 @@ def import_dataset(config: ImportConfig, key: Key | None = None) -> ImportReport
     splits, how = raw.splits, "those of the source"
     if "all" in splits:
         facts = distinct_rows(splits["all"])
+        if repeated := len(splits["all"]) - len(facts):
+            notes.append(f"{repeated} lines say what another says, too, and were left out")
         said = np.zeros(len(relation_ids), bool)  # their inverses have names of their own
         kin = RelationRules.find(facts, len(ids), len(relation_ids), said).clusters()
         parts = carve(facts, config.valid, config.test, config.seed, kin)

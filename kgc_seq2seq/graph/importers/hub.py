@@ -45,6 +45,8 @@ def read_hub(source: Path, order: Order | None) -> RawGraph:
 def _load(source: Path) -> Any:
     import datasets
 
+    if source.is_file():
+        raise InputError(f"{source} is a file; give the folder that holds it.")
     on_disk = any((source / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
         return datasets.load_from_disk(str(source)) if on_disk else datasets.load_dataset(

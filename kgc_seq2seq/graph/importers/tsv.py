@@ -55,6 +55,10 @@ def read_tsv(source: Path, order: Order | None) -> RawGraph:
             notes.append(f"line 1 of {path.name}, {' | '.join(read_header(path))}, was taken for a "
                          "fact; if it tells what the columns are, delete it and import again")
         tables[split] = read_columns(path, 3, skip=int(named))
+        ends = pc.ends_with(tables[split].cells[2], " .")
+        if len(ends) and pc.all(ends).as_py():
+            raise InputError(f"{path} is N-Triples: a dot ends each of its lines, and would belong "
+                             "to the tail; delete these dots, and import again.")
         if not ends_with_newline(path):
             notes.append(f"{path.name} does not end with a newline; make sure that it is not cut "
                          "off")
