@@ -18,9 +18,9 @@ from kgc_seq2seq.evaluation.calibration import reliability
 from kgc_seq2seq.evaluation.ranking import QUERIES_AT_ONCE
 from kgc_seq2seq.evaluation.results import protocol, write_result
 from kgc_seq2seq.runs import open_run
-from kgc_seq2seq.systems import fused, generator
+from kgc_seq2seq.systems.fused import OPEN_MASS as FUSED_OPEN_MASS
 from kgc_seq2seq.systems.fused import Fused
-from kgc_seq2seq.systems.generator import Generator
+from kgc_seq2seq.systems.generator import OPEN_MASS, Generator
 from kgc_seq2seq.systems.system import Best
 
 
@@ -44,7 +44,7 @@ def calibrate_run(run: Path, split: str) -> dict[str, Any]:
     graph = completer.graph
     confidence, right = best_answers(completer, graph.split(split))
     # The search stopped where it was sure of them within half of what it left open.
-    error = (fused if isinstance(completer.system, Fused) else generator).OPEN_MASS / 2
+    error = (FUSED_OPEN_MASS if isinstance(completer.system, Fused) else OPEN_MASS) / 2
     tail, head = np.split(np.arange(len(right)), 2)
     result = {
         **{side: reliability(confidence[part], right[part])
